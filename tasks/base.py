@@ -1,0 +1,104 @@
+"""The contract of a task: examples in three disjoint splits, a head, and what chance would score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+SplitName = Literal["train", "dev", "test"]
+
+#: Targets that do not count, in loss and metric alike (torch's cross-entropy default).
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split, whole, in memory.
+
+    tokens: int64 `[n, seq_len]`, padded on the right with the task's `pad_id`.
+    targets: int64 `[n]` (one class a sequence) or `[n, seq_len]` (one a token, `IGNORE` elsewhere).
+    lengths: int64 `[n]`, the number of real tokens a row.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    lengths: Tensor
+
+    def __post_init__(self) -> None:
+        rows = self.tokens.shape[0]
+        if self.tokens.dim() != 2 or self.targets.shape[0] != rows or self.lengths.shape != (rows,):
+            raise ValueError(
+                f"examples disagree: tokens {tuple(self.tokens.shape)}, targets {tuple(self.targets.shape)}, "
+                f"lengths {tuple(self.lengths.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def rows(self, index: Tensor) -> Examples:
+        """The examples at `index` (int64 `[m]`), in that order."""
+        return Examples(self.tokens[index], self.targets[index], self.lengths[index])
+
+    def padding_mask(self) -> Tensor | None:
+        """bool `[n, seq_len]`, True at padding; None when no row is padded."""
+        n = self.tokens.shape[1]
+        if bool((self.lengths == n).all()):
+            return None
+        return torch.arange(n) >= self.lengths[:, None]
+
+
+class Task(ABC):
+    """A data set with a metric and a head.
+
+    The constructor's keyword-only arguments are the task's parameters: one YAML in `conf/task/`
+    sets them, and a value outside its range raises ValueError naming the parameter and what is allowed.
+    """
+
+    #: Whether the usual form of this task is causal; the `causal` axis overrides it.
+    causal: ClassVar[bool] = False
+    #: One target a token (True) or one a sequence (False).
+    per_token: ClassVar[bool] = False
+    metric: ClassVar[str] = "accuracy"
+    pad_id: ClassVar[int] = 0
+
+    def __init__(self, *, seq_len: int, seed: int) -> None:
+        self.seq_len = seq_len
+        self.seed = seed
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of distinct token ids, padding included."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Size of the output distribution."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """Accuracy in [0, 1] of the best answer that ignores the input."""
+
+    @abstractmethod
+    def examples(self, split: SplitName) -> Examples:
+        """The whole split. Same parameters and seed, same bits; the three splits share no example."""
+
+    def head(self, width: int, pooling: str) -> nn.Module:
+        """The module from hidden states `[B, N, width]` (and padding mask) to logits."""
+        from tasks.heads import SequenceHead, TokenHead
+
+        if self.per_token:
+            return TokenHead(width, self.num_classes)
+        return SequenceHead(width, self.num_classes, pooling)
+
+
+def score(logits: Tensor, targets: Tensor) -> tuple[int, int]:
+    """(correct, counted) over the targets that are not `IGNORE`; logits `[..., classes]`, targets `[...]`."""
+    counted = targets != IGNORE
+    correct = (logits.argmax(dim=-1) == targets) & counted
+    return int(correct.sum()), int(counted.sum())
