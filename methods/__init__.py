@@ -1,0 +1,1 @@
+"""The attention methods, and the one encoder around them. Nothing here imports bench or reports."""
