@@ -8,7 +8,8 @@ from torch import Tensor
 
 def gaussian_projection(features: int, dim: int, generator: torch.Generator | None) -> Tensor:
     """`[features, dim]` of independent N(0, 1) entries, float32."""
-    return torch.empty(features, dim).normal_(generator=generator)
+    drawn: Tensor = torch.empty(features, dim).normal_(generator=generator)
+    return drawn
 
 
 def orthogonal_projection(features: int, dim: int, generator: torch.Generator | None) -> Tensor:
@@ -23,7 +24,8 @@ def orthogonal_projection(features: int, dim: int, generator: torch.Generator | 
         signs = torch.where(R.diagonal() < 0, -1.0, 1.0)
         blocks.append((Q * signs).T[: min(dim, features - start)])
     norms = gaussian_projection(features, dim, generator).norm(dim=1, keepdim=True)
-    return torch.cat(blocks) * norms
+    projection: Tensor = torch.cat(blocks) * norms
+    return projection
 
 
 def log_positive_features(x: Tensor, projection: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The harness: it plans cells, runs each in a process of its own, measures, and stores what came out."""

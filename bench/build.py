@@ -1,0 +1,86 @@
+"""What can be known of a cell without running it: whether it can run, its size, its work, its parameters.
+
+Modules are built on torch's meta device, which checks every parameter's range and allocates nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bench.cell import Cell
+from bench.device import why_unavailable
+from bench.errors import Refused
+from bench.model import Model, attention_layers, build_model, build_task, count_parameters
+from methods.registry import Attention, Mixer, Mode, Unsupported
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`verdict` is a (status, reason) that spares the attempt, or None for a cell that can be tried."""
+
+    verdict: tuple[str, str] | None = None
+    degenerate: bool = False
+    budget_name: str | None = None
+    budget_value: float | None = None
+    parameters: int = 0
+    flops: int = 0
+    footprint_mib: float = 0.0
+    work: float = 0.0
+
+
+def facts(cell: Cell) -> Facts:
+    """Look at a cell. Raises Refused for a parameter outside its range."""
+    try:
+        with torch.device("meta"):
+            subject = _subject(cell)
+    except Unsupported as error:
+        return Facts(verdict=("unsupported", str(error)))
+    except ValueError as error:
+        raise Refused(f"{error} (in {cell.describe()})") from error
+    attention = next(part for part in subject.modules() if isinstance(part, Attention))
+    flops = _flops(cell, subject)
+    itemsize = getattr(torch, cell.hardware.dtype).itemsize
+    mode: Mode = "train" if cell.mode == "train" else "forward"
+    return Facts(
+        verdict=_refusal(cell, attention),
+        degenerate=attention.degenerate(cell.seq_len),
+        budget_name=attention.budget,
+        budget_value=attention.budget_value(),
+        parameters=count_parameters(subject),
+        flops=flops,
+        footprint_mib=attention.footprint_bytes(cell.batch_size, cell.seq_len, mode, itemsize) / MIB,
+        work=float(flops) * (cell.train.steps if cell.train else 10),
+    )
+
+
+def _subject(cell: Cell) -> Attention | Mixer | Model:
+    """The module that the cell measures."""
+    if cell.level == "model":
+        return build_model(cell, cell.method, build_task(cell))
+    attention = attention_layers(cell, cell.method, 1)[0]
+    return Mixer(attention) if cell.level == "mixer" else attention
+
+
+def _flops(cell: Cell, subject: Attention | Mixer | Model) -> int:
+    """Operations of one measured call, by the methods' own formulas."""
+    train = cell.mode == "train"
+    if isinstance(subject, Model):
+        return subject.encoder.flops(cell.batch_size, cell.seq_len, train=train)
+    count = subject.train_flops if train else subject.flops
+    return count(cell.batch_size, cell.seq_len)
+
+
+def _refusal(cell: Cell, attention: Attention) -> tuple[str, str] | None:
+    """Why this machine or this method cannot run the cell, if so."""
+    allowed = attention.capabilities.dtypes
+    if cell.hardware.dtype not in allowed:
+        return (
+            "unsupported",
+            f"hardware.dtype={cell.hardware.dtype}: {cell.method.name} takes {', '.join(allowed)}",
+        )
+    missing = why_unavailable(cell.hardware.device)
+    return ("unsupported", missing) if missing else None

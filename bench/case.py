@@ -1,0 +1,140 @@
+"""The call that a cost cell measures: its inputs, its modules, one function without arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.cell import Cell, Plugin, derive_seed
+from bench.model import CLASSES, VOCAB, Model, attention_layers, backends, build_model, build_task
+from methods.registry import Attention, Mixer
+from tasks.registry import IGNORE
+
+
+@dataclass
+class Case:
+    """`call` runs once; `warm_up` runs the same code on a tiny input; `module` holds the parameters."""
+
+    call: Callable[[], object]
+    warm_up: Callable[[], object]
+    module: nn.Module
+    inputs: list[Tensor]
+    tokens: int
+
+    @property
+    def backend(self) -> str:
+        """What computed the last call."""
+        return backends(self.module)
+
+    @property
+    def inputs_bytes(self) -> int:
+        """Bytes of the inputs."""
+        return sum(tensor.nbytes for tensor in self.inputs)
+
+    @property
+    def parameters_bytes(self) -> int:
+        """Bytes of parameters and buffers, shared ones once."""
+        held = {id(part): part.nbytes for part in (*self.module.parameters(), *self.module.buffers())}
+        return sum(held.values())
+
+
+def build_case(cell: Cell, method: Plugin) -> Case:
+    """The cell's call with `method` in it (the cell's own, or the baseline's)."""
+    tokens = cell.batch_size * cell.seq_len
+    if cell.level == "model":
+        return _model_case(cell, method, tokens)
+    device, dtype = cell.hardware.device, getattr(torch, cell.hardware.dtype)
+    attention = attention_layers(cell, method, 1)[0].to(device=device, dtype=dtype)
+    generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
+    if cell.level == "core":
+        module: nn.Module = attention
+        shape: tuple[int, ...] = (cell.batch_size, cell.heads, cell.seq_len, cell.head_dim)
+        inputs = [_gaussian(shape, generator, device, dtype) for _ in "qkv"]
+    else:
+        module = Mixer(attention).to(device=device, dtype=dtype)
+        shape = (cell.batch_size, cell.seq_len, cell.heads * cell.head_dim)
+        inputs = [_gaussian(shape, generator, device, dtype)]
+    run = _forward if cell.mode == "forward" else _forward_backward
+    function = _compiled(module, cell)
+    tiny = [tensor.narrow(-2, 0, min(16, cell.seq_len))[:1] for tensor in inputs]
+    module.train(cell.mode == "train")
+    return Case(
+        call=lambda: run(function, module, inputs),
+        warm_up=lambda: run(function, module, tiny),
+        module=module,
+        inputs=inputs,
+        tokens=tokens,
+    )
+
+
+def _gaussian(shape: tuple[int, ...], generator: torch.Generator, device: str, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)
+
+
+def _compiled(module: nn.Module, cell: Cell) -> Callable[..., Tensor]:
+    """The module, compiled where the cell asks for it."""
+    compiled: Callable[..., Tensor] = torch.compile(module) if cell.hardware.compile else module
+    return compiled
+
+
+def _forward(function: Callable[..., Tensor], module: nn.Module, inputs: list[Tensor]) -> object:
+    with torch.no_grad():
+        return function(*inputs)
+
+
+def _forward_backward(function: Callable[..., Tensor], module: nn.Module, inputs: list[Tensor]) -> object:
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    out = function(*leaves)
+    # grad() rather than backward(): nothing accumulates from call to call
+    return torch.autograd.grad(out, [*leaves, *module.parameters()], torch.ones_like(out), allow_unused=True)
+
+
+def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
+    """A forward of the whole model, or a full training step with AdamW, on a task's batch or random tokens."""
+    device, dtype = cell.hardware.device, getattr(torch, cell.hardware.dtype)
+    task = build_task(cell)
+    model = build_model(cell, method, task).to(device)
+    generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
+    if task is None:
+        ids = torch.randint(VOCAB, (cell.batch_size, cell.seq_len), generator=generator)
+        targets, padding = torch.randint(CLASSES, (cell.batch_size,), generator=generator), None
+    else:
+        examples = task.examples("train")
+        batch = examples.rows(torch.randint(len(examples), (cell.batch_size,), generator=generator))
+        ids, targets, padding = batch.tokens, batch.targets, batch.padding_mask()
+    ids, targets = ids.to(device), targets.to(device)
+    padding = padding if padding is None else padding.to(device)
+    function = _compiled(model, cell)
+    optimiser = torch.optim.AdamW(model.parameters())
+    model.train(cell.mode == "train")
+
+    def run(size: int) -> object:
+        masks = None if padding is None else padding[:size]
+        with torch.autocast(torch.device(device).type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+            if cell.mode == "forward":
+                with torch.no_grad():
+                    return function(ids[:size], masks)
+            loss = loss_of(function(ids[:size], masks), targets[:size])
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        return None
+
+    return Case(
+        call=lambda: run(cell.batch_size),
+        warm_up=lambda: run(1),
+        module=model,
+        inputs=[ids, targets],
+        tokens=tokens,
+    )
+
+
+def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy over the targets that count; logits `[..., classes]`, targets `[...]`."""
+    return nn.functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORE)
+
+
+__all__ = ["Attention", "Case", "Model", "build_case", "loss_of"]

@@ -1,0 +1,161 @@
+"""A cell: one fully resolved configuration, frozen, and known by the hash of what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+#: Version of the stored record; a record of another version is foreign.
+RECORD_VERSION = 1
+
+Table = Literal["efficiency", "errors", "accuracy"]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A named class and the JSON text of its parameters, defaults included."""
+
+    name: str
+    target: str
+    params_json: str = "{}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters as the constructor takes them."""
+        loaded: dict[str, Any] = json.loads(self.params_json)
+        return loaded
+
+
+@dataclass(frozen=True)
+class Model:
+    """The encoder of level `model`."""
+
+    name: str
+    layers: int
+    ff_dim: int
+    dropout: float
+    positions: str
+    pooling: str
+
+
+@dataclass(frozen=True)
+class Train:
+    """How a task is trained on."""
+
+    steps: int
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    grad_clip: float
+    eval_every: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Which passes run, and how."""
+
+    passes: tuple[str, ...]
+    min_rounds: int
+    max_rounds: int
+    budget_s: float
+    block_s: float
+    qk_norms: tuple[float, ...]
+    attention_max_len: int
+    memory_way: str
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where it runs; `threads` is resolved."""
+
+    device: str
+    dtype: str
+    threads: int
+    compile: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit of measurement: runs in one place, ends in exactly one status."""
+
+    method: Plugin
+    seq_len: int
+    batch_size: int
+    heads: int
+    head_dim: int
+    causal: bool
+    level: str
+    mode: str
+    seed: int
+    measure: Measure
+    hardware: Hardware
+    model: Model | None = None
+    task: Plugin | None = None
+    train: Train | None = None
+
+    @cached_property
+    def config_id(self) -> str:
+        """The id of what is compared: the key that joins a cost to an accuracy."""
+        content = self.content()
+        compared = ("method", "model", "seq_len", "heads", "head_dim", "causal")
+        return digest({key: content[key] for key in compared})
+
+    @cached_property
+    def cell_id(self) -> str:
+        """The id of this cell and no other: what resuming goes by."""
+        return digest({**self.content(), "record_version": RECORD_VERSION})
+
+    def content(self) -> dict[str, Any]:
+        """Everything the cell says, as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> Cell:
+        """The cell that `content()` described. Raises TypeError or KeyError for anything else."""
+        fields = dict(content)
+        fields["method"] = Plugin(**content["method"])
+        measure = dict(content["measure"])
+        for listed in ("passes", "qk_norms"):
+            measure[listed] = tuple(measure[listed])
+        fields["measure"] = Measure(**measure)
+        fields["hardware"] = Hardware(**content["hardware"])
+        for name, kind in (("model", Model), ("task", Plugin), ("train", Train)):
+            fields[name] = kind(**content[name]) if content[name] is not None else None
+        return cls(**fields)
+
+    @property
+    def table(self) -> Table:
+        """The CSV table that a cell's row belongs to."""
+        if "train" in self.measure.passes:
+            return "accuracy"
+        return "errors" if self.measure.passes == ("error",) else "efficiency"
+
+    def describe(self) -> str:
+        """A short line for progress and messages."""
+        words = [self.method.name, f"N={self.seq_len}"]
+        if self.task is not None:
+            words.append(self.task.name)
+        words.append("train" if self.table == "accuracy" else "error" if self.table == "errors" else self.mode)
+        if self.level != "core" and self.table != "accuracy":
+            words.append(self.level)
+        if self.seed:
+            words.append(f"seed {self.seed}")
+        return " ".join(words)
+
+
+def canonical(value: Any) -> str:
+    """JSON text that does not depend on the order of keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of a JSON value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def derive_seed(seed: int, axis: str) -> int:
+    """An independent seed for one use, so that a change on one axis leaves the others' draws alone."""
+    return int(hashlib.sha256(f"{seed}/{axis}".encode()).hexdigest()[:15], 16)

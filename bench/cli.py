@@ -1,0 +1,127 @@
+"""The command line: refuse what is wrong in one line, hand the rest to Hydra, run, say where the rows are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from bench.compose import CONF, Composer, first_line, hydra_context
+from bench.errors import BenchError, Refused
+from bench.schema import register
+
+#: The exit code that the jobs of this process came to; Hydra itself drops what a job returns.
+_exit_code = 0
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry of `python bench/run.py` and of the `attnbench` command."""
+    register()
+    try:
+        check(sys.argv[1:])
+        application()
+    except BenchError as error:
+        print(f"attnbench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("attnbench: interrupted before any cell was done", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    sys.exit(_exit_code)
+
+
+def check(argv: Sequence[str]) -> None:
+    """Compose and check everything that a command line asks for, before Hydra starts. Raises Refused."""
+    args = get_args_parser().parse_args(list(argv))
+    if args.help or args.hydra_help or args.info or args.shell_completion or args.config_name or args.config_path:
+        return
+    search = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    with hydra_context():
+        composer = Composer()
+        for overrides in jobs(args.overrides, args.multirun):
+            _cells(composer.compose([*search, *overrides]), [*search, *overrides], composer)
+
+
+def jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
+    """The override lists of a command line: one, or all of a --multirun as Hydra's own sweeper splits them."""
+    if not multirun:
+        return [list(overrides)]
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    except HydraException as error:
+        raise Refused(first_line(error)) from error
+    return [list(job) for batch in batches for job in batch]
+
+
+def _cells(cfg: DictConfig, overrides: Sequence[str], composer: Composer) -> list[Any]:
+    """The cells of one job: the grids of its sweep, or the one cell."""
+    from bench.plan import plan_cells, sweep_cells
+    from bench.resolve import cell_from_config
+
+    cells = sweep_cells(cfg.sweep, overrides, composer) if cfg.sweep.grids else [cell_from_config(cfg)]
+    return plan_cells(cells)
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def application(cfg: DictConfig) -> None:
+    """One Hydra job: a cell, or a whole sweep. Catches every failure, so that a multirun goes on."""
+    global _exit_code
+    try:
+        code = run_job(cfg)
+    except BenchError as error:
+        print(f"attnbench: {error}", file=sys.stderr)
+        code = error.exit_code
+    _exit_code = max(_exit_code, code)
+
+
+def run_job(cfg: DictConfig) -> int:
+    """Run what the configuration asks for and return the exit code."""
+    from bench.execute import Limits
+    from bench.show import cell_table
+    from bench.store import Store
+    from bench.sweep import run_plan
+
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    with hydra_context():
+        plan = _cells(cfg, overrides, Composer())
+    sweep = bool(cfg.sweep.grids)
+    store = Store(hydra.utils.to_absolute_path(cfg.results_dir), cfg.run or cfg.sweep.name or "adhoc")
+    nested = "BasicLauncher" not in str(hydra_config.launcher.get("_target_", "BasicLauncher"))
+    isolation = "subprocess" if nested and cfg.isolation.value == "auto" else cfg.isolation.value
+    limits = Limits(isolation, cfg.timeout_s, cfg.memory_limit_mib)
+    rerun = cfg.rerun.value if cfg.rerun is not None else "none" if sweep else "all"
+    summary = run_plan(plan, store, limits, rerun, bar=sweep or len(plan) > 1 or plan[0].cell.table == "accuracy")
+    for complaint in summary.complaints:
+        print(f"attnbench: {complaint}", file=sys.stderr)
+    where = os.path.relpath(store.folder)
+    if summary.interrupted:
+        left = summary.planned - len(summary.records)
+        print(
+            f"\nattnbench: interrupted; {len(summary.records)} of {summary.planned} cells are in {where}, "
+            f"{left} to go: run the same command again{'' if sweep else ' with rerun=none'}",
+            file=sys.stderr,
+        )
+        if not sweep:
+            raise KeyboardInterrupt
+        return INTERRUPTED
+    if not sweep:
+        record = summary.records[0]
+        print(cell_table(record))
+        print(f"rows         {where}/*.csv, record {where}/cells/{record['cell_id']}.json")
+        return 0 if record["status"] == "ok" else 1
+    ran = f"{summary.executed} cells run" if summary.executed else "no cell run: all were done already"
+    print(f"{ran}; {summary.counts()}; rows in {where}/*.csv")
+    return 1 if any(record["status"] == "error" for record in summary.records) else 0

@@ -1,0 +1,147 @@
+"""From records to tidy CSV files: one observation a row, every axis and id on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.cell import Cell
+from bench.columns import SCHEMA_VERSION, TABLES
+from bench.stats import by_subject, median, share, speedup
+from bench.store import Store
+
+Row = dict[str, Any]
+
+
+def collect(store: Store) -> list[str]:
+    """Write all tables of a run from its records; returns a line for every file that is no record."""
+    records, complaints = store.read_all()
+    rows: dict[str, list[Row]] = {name: [] for name in TABLES}
+    for record in records:
+        for table, row in rows_of(record):
+            rows[table].append(row)
+    for env_id, environment in store.read_environments().items():
+        for name, value in environment.items():
+            base = {"schema_version": SCHEMA_VERSION, "run": store.run, "env_id": env_id}
+            rows["environments"].append({**base, "name": name, "value": value})
+    for table, columns in TABLES.items():
+        formatted = [{key: text(row.get(key)) for key in columns} for row in rows[table]]
+        store.write_table(table, columns, formatted)
+    return complaints
+
+
+def text(value: Any) -> str:
+    """A field: empty for None, lower-case booleans, floats with all the digits that matter."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return str(value)
+
+
+def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
+    """The rows of one record, with the table that each belongs to."""
+    cell = Cell.from_content(record["cell"])
+    results = record["results"]
+    identity = {
+        "schema_version": SCHEMA_VERSION,
+        **{key: record[key] for key in ("run", "cell_id", "config_id", "env_id")},
+    }
+    axes = {**identity, **axes_of(cell, record)}
+    outcome = {
+        key: record.get(key)
+        for key in ("status", "reason", "parameters", "started_at", "elapsed_s", "overhead_s", "code_fingerprint")
+    }
+    outcome["backend"] = next((value["backend"] for value in results.values() if "backend" in value), None)
+    base = {**axes, **outcome}
+    memory = {
+        key: results.get("memory", {}).get(key) for key in ("peak_mib", "peak_way", "inputs_mib", "parameters_mib")
+    }
+    errors = results.get("error", {}).get("errors", [])
+    if cell.table == "efficiency":
+        yield "efficiency", {**base, **memory, **cost_columns(record), "output_error": _unit_error(errors)}
+    if cell.table == "accuracy":
+        yield "accuracy", {**base, **memory, **accuracy_columns(results.get("train", {}))}
+    if cell.table == "errors" and not errors:
+        yield "errors", base
+    for row in errors:
+        yield "errors", {**base, **row}
+    for point in results.get("train", {}).get("curve", []):
+        yield "curves", {**axes, **point}
+    for sample in results.get("latency", {}).get("samples", []):
+        yield (
+            "samples",
+            {**identity, **sample, "wall_ms": sample["wall_s"] * 1000, "cpu_ms": sample["cpu_s"] * 1000},
+        )
+
+
+def axes_of(cell: Cell, record: dict[str, Any]) -> Row:
+    """Every axis of a cell as a column."""
+    return {
+        "method": cell.method.name,
+        "budget_name": record.get("budget_name"),
+        "budget_value": record.get("budget_value"),
+        "degenerate": record.get("degenerate"),
+        "method_params": cell.method.params_json,
+        "task": cell.task.name if cell.task else "none",
+        "model": cell.model.name if cell.model else "none",
+        "layers": cell.model.layers if cell.model else 1,
+        "seq_len": cell.seq_len,
+        "batch_size": cell.batch_size,
+        "heads": cell.heads,
+        "head_dim": cell.head_dim,
+        "causal": cell.causal,
+        "level": cell.level,
+        "mode": cell.mode,
+        "seed": cell.seed,
+        "device": cell.hardware.device,
+        "dtype": cell.hardware.dtype,
+        "threads": cell.hardware.threads,
+        "compile": cell.hardware.compile,
+    }
+
+
+def cost_columns(record: dict[str, Any]) -> Row:
+    """Times, rates and ratios from the samples; operations from the plan."""
+    latency = record["results"].get("latency")
+    if not latency:
+        return {}
+    walls, cpus = by_subject(latency["samples"], "wall_s"), by_subject(latency["samples"], "cpu_s")
+    own, base = median(walls["method"]), median(walls["baseline"])
+    rate, ratio = own.inverse(latency["tokens"]), speedup(latency["samples"])
+    row: Row = {
+        "cpu_ms": median(cpus["method"]).value * 1000,
+        "rounds": len(walls["method"]),
+        "baseline": record["baseline"],
+        "baseline_backend": latency["baseline_backend"],
+    }
+    for name, estimate in (
+        ("latency_ms", own.scaled(1000)),
+        ("tokens_per_s", rate),
+        ("baseline_latency_ms", base.scaled(1000)),
+        ("speedup", ratio),
+    ):
+        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    if "flops" in record["cell"]["measure"]["passes"]:
+        row |= {
+            "flops": record["flops"],
+            "flops_source": "analytic",
+            "gflops_per_s": record["flops"] / own.value / 1e9,
+        }
+    return row
+
+
+def accuracy_columns(trained: dict[str, Any]) -> Row:
+    """Scores of one training run; the interval is that of the test sample, not of the seed."""
+    if not trained:
+        return {}
+    estimate = share(trained["correct"], trained["test_targets"])
+    kept = {key: value for key, value in trained.items() if key not in ("curve", "correct", "backend")}
+    return {**kept, "accuracy_low": estimate.low, "accuracy_high": estimate.high}
+
+
+def _unit_error(errors: list[Row]) -> float | None:
+    """The output error at norm 1, where it was measured."""
+    return next((row["output_error"] for row in errors if row["qk_norm"] == 1.0), None)

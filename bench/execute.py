@@ -1,0 +1,149 @@
+"""Running one cell: its passes in processes of their own, and the record of what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import isolate
+from bench.cell import RECORD_VERSION, Cell
+from bench.environment import env_id
+from bench.errors import BenchError
+from bench.model import BASELINE_METHOD
+from bench.plan import Planned
+
+#: A cell's time limit where none was given, by table.
+TIMEOUT_S = {"efficiency": 600.0, "errors": 600.0, "accuracy": 3600.0}
+
+#: Share of the free memory that a cell may take where no limit was given.
+MEMORY_SHARE = 0.8
+
+#: Passes that share a process; memory needs one of its own. In this order, so that what cannot fit fails first.
+GROUPS = (("memory",), ("latency",), ("error",))
+TRAIN_GROUPS = (("train",), ("memory",))
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a cell may run: none of it is part of its identity."""
+
+    isolation: str = "auto"
+    timeout_s: float | None = None
+    memory_mib: float | None = None
+
+    def memory(self) -> float:
+        """The memory limit in MiB."""
+        return self.memory_mib or psutil.virtual_memory().available / 2**20 * MEMORY_SHARE
+
+
+def capture_environment(cell: Cell, limits: Limits) -> dict[str, str]:
+    """The environment as a cell's process sees it."""
+    job = {"passes": ["environment"], "cell": cell.content(), "memory_limit_mib": None}
+    outcome = isolate.run(job, timeout_s=120.0, isolation=limits.isolation)
+    if outcome.status == "unsupported":
+        # a device that is not there has no environment of its own: the cell says so itself
+        outcome = isolate.run(
+            {**job, "cell": {**cell.content(), "hardware": {**cell.content()["hardware"], "device": "cpu"}}},
+            timeout_s=120.0,
+            isolation=limits.isolation,
+        )
+    if outcome.status != "ok":
+        raise BenchError(f"cannot start a cell's process: {outcome.reason}")
+    captured: dict[str, str] = outcome.results["environment"]
+    return captured
+
+
+def run_cell(
+    planned: Planned, limits: Limits, environment: dict[str, str], run: str, progress: Progress
+) -> dict[str, Any]:
+    """Measure one cell. Always returns a record; only KeyboardInterrupt passes through."""
+    cell, limit = planned.cell, limits.memory()
+    record = new_record(planned, environment, run)
+    verdict = planned.facts.verdict
+    if verdict is None and planned.facts.footprint_mib > limit:
+        verdict = (
+            "skipped",
+            f"needs {planned.facts.footprint_mib:.0f} MiB at least, the limit is {limit:.0f} (memory_limit_mib)",
+        )
+    if verdict is not None:
+        return {**record, "status": verdict[0], "reason": verdict[1]}
+    started, measured = time.perf_counter(), 0.0
+    timeout = limits.timeout_s or TIMEOUT_S[cell.table]
+    for group in TRAIN_GROUPS if cell.table == "accuracy" else GROUPS:
+        passes = [name for name in group if name in cell.measure.passes]
+        if not passes:
+            continue
+        left = timeout - (time.perf_counter() - started)
+        outcome = isolate.run(
+            {"passes": passes, "cell": cell.content(), "memory_limit_mib": limit},
+            timeout_s=max(left, 0.001),
+            isolation=limits.isolation,
+            on_progress=progress,
+        )
+        record["results"] |= outcome.results
+        measured += outcome.measured_s
+        if outcome.status == "timeout":
+            outcome.reason = f"not done after {timeout:g} s, in pass {passes[0]} (timeout_s)"
+        if outcome.status != "ok":
+            record |= {"status": outcome.status, "reason": outcome.reason, "traceback": outcome.traceback}
+            break
+    else:
+        record["status"] = "ok"
+    elapsed = time.perf_counter() - started
+    return {**record, "elapsed_s": elapsed, "overhead_s": elapsed - measured}
+
+
+def new_record(planned: Planned, environment: dict[str, str], run: str) -> dict[str, Any]:
+    """A record before anything ran."""
+    cell, facts = planned.cell, planned.facts
+    return {
+        "record_version": RECORD_VERSION,
+        "run": run,
+        "cell_id": cell.cell_id,
+        "config_id": cell.config_id,
+        "env_id": env_id(environment),
+        "cell": cell.content(),
+        "status": "error",
+        "reason": "",
+        "traceback": "",
+        "results": {},
+        "parameters": facts.parameters,
+        "flops": facts.flops,
+        "budget_name": facts.budget_name,
+        "budget_value": facts.budget_value,
+        "degenerate": facts.degenerate,
+        "baseline": BASELINE_METHOD.name,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "elapsed_s": 0.0,
+        "overhead_s": 0.0,
+        "code_fingerprint": fingerprint(cell),
+    }
+
+
+def fingerprint(cell: Cell) -> str:
+    """A hash of the source code that a cell's result depends on: its method, its task, and the measurement."""
+    modules = [cell.method.target] + ([cell.task.target] if cell.task else [])
+    return _hash_sources(tuple(target.rpartition(".")[0] for target in modules))
+
+
+@cache
+def _hash_sources(modules: tuple[str, ...]) -> str:
+    here = Path(__file__).parent
+    files = [Path(str(import_module(name).__file__)) for name in modules]
+    files += [here / name for name in ("case.py", "train.py", "model.py")]
+    files += sorted((here / "measure").glob("*.py"))
+    files += sorted((here.parent / "methods" / "ops").glob("*.py"))
+    files += [here.parent / "methods" / name for name in ("base.py", "mixer.py", "encoder.py")]
+    content = b"".join(path.read_bytes() for path in files)
+    return hashlib.sha256(content).hexdigest()[:16]

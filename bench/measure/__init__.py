@@ -1,0 +1,1 @@
+"""The measurement passes, one a module; none carries the hooks of another."""

@@ -1,0 +1,79 @@
+"""Approximation error: how far a method is from exact softmax attention on the same q, k, v.
+
+On Gaussian q and k scaled to several norms, since every approximation fails sooner or later as logits grow.
+The effective attention matrix of a method that is linear in V is read out with V = identity.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.cell import Cell, derive_seed
+from bench.model import BASELINE_METHOD, attention_layers
+from methods.registry import Attention
+
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """`errors`: one dict a norm, with the relative output error and, for short inputs, the matrix errors."""
+    device, dtype = cell.hardware.device, getattr(torch, cell.hardware.dtype)
+    method = attention_layers(cell, cell.method, 1)[0].to(device=device, dtype=dtype).eval()
+    exact = attention_layers(cell, BASELINE_METHOD, 1)[0].to(device).eval()
+    rows = []
+    for norm in cell.measure.qk_norms:
+        generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
+        shape = (cell.batch_size, cell.heads, cell.seq_len, cell.head_dim)
+        q, k, v = (torch.randn(shape, generator=generator).to(device=device, dtype=dtype) for _ in "qkv")
+        q, k = q * norm, k * norm
+        with torch.no_grad():
+            got = method(q, k, v).double()
+            want = exact(q.float(), k.float(), v.float()).double()
+            row = {"qk_norm": norm, "output_error": relative(got, want), **_matrix_errors(cell, method, q, k)}
+        rows.append(row)
+    return {"errors": rows, "backend": method.backend}
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    """||got - want||_F / ||want||_F."""
+    return float((got - want).norm() / want.norm())
+
+
+def effective_matrix(method: Attention, q: Tensor, k: Tensor) -> Tensor:
+    """The N x N matrix A with method(q, k, v) = A v, read out column block by column block; `[H, N, N]`."""
+    n, dim = q.shape[-2:]
+    blocks = []
+    for start in range(0, n, dim):
+        width = min(dim, n - start)
+        probe = torch.zeros_like(q[:1])
+        probe[..., start + torch.arange(width), torch.arange(width)] = 1.0
+        blocks.append(method(q[:1], k[:1], probe)[0, ..., :width])
+    return torch.cat(blocks, dim=-1)
+
+
+def _matrix_errors(cell: Cell, method: Attention, q: Tensor, k: Tensor) -> dict[str, Any]:
+    """Errors of the effective matrix of the first batch row, or a note why there are none."""
+    if not method.capabilities.linear_in_v:
+        return {"note": "no effective matrix: the method is not linear in v"}
+    if cell.seq_len > cell.measure.attention_max_len:
+        return {
+            "note": f"no effective matrix: seq_len > measure.attention_max_len={cell.measure.attention_max_len}"
+        }
+    got = effective_matrix(method, q, k).double()
+    logits = (q[0].double() @ k[0].double().transpose(-1, -2)) / math.sqrt(cell.head_dim)
+    if cell.causal:
+        future = torch.ones(cell.seq_len, cell.seq_len, dtype=torch.bool, device=q.device).triu(1)
+        logits = logits.masked_fill(future, float("-inf"))
+    want = logits.softmax(dim=-1)
+    errors: dict[str, Any] = {
+        "attention_error": relative(got, want),
+        "row_tv": float((got - want).abs().sum(dim=-1).mean() / 2),
+    }
+    if bool((got < 0).any()):
+        errors["note"] = "no row_kl: the effective matrix has negative entries"
+    else:
+        terms = torch.where(got > 0, got * (got / want).log(), 0.0)
+        errors["row_kl"] = float(terms.sum(dim=-1).mean())
+    return errors

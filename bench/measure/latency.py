@@ -1,0 +1,63 @@
+"""Latency in paired rounds: method and baseline take turns, so that a drift of the machine hits both.
+
+Each turn is a block of calls timed by torch.utils.benchmark; the order within a round alternates. A speedup
+is a ratio within a round, which a slow phase of the machine leaves alone; absolute times it does not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.benchmark import Timer
+
+from bench.case import Case
+from bench.cell import Measure
+
+
+def measure(
+    method: Case, baseline: Case, settings: Measure, threads: int, clock: Callable[[], float]
+) -> dict[str, Any]:
+    """Time both cases; returns `samples`, one dict a block: round, position, subject, wall_s, cpu_s, calls."""
+    subjects = {
+        "method": Turn(method, settings, threads, clock),
+        "baseline": Turn(baseline, settings, threads, clock),
+    }
+    for turn in subjects.values():
+        turn.case.call()
+    samples: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    for index in range(settings.max_rounds):
+        if index >= settings.min_rounds and time.perf_counter() - started > settings.budget_s:
+            break
+        order = list(subjects) if index % 2 == 0 else list(reversed(subjects))
+        for position, name in enumerate(order):
+            samples.append({"round": index, "position": position, "subject": name, **subjects[name].block()})
+    return {
+        "samples": samples,
+        "backend": method.backend,
+        "baseline_backend": baseline.backend,
+        "tokens": method.tokens,
+    }
+
+
+class Turn:
+    """One subject's blocks of calls."""
+
+    def __init__(self, case: Case, settings: Measure, threads: int, clock: Callable[[], float]) -> None:
+        self.case = case
+        self.block_s = settings.block_s
+        self.calls = 0
+        self.timer = Timer("call()", globals={"call": self._counted}, num_threads=threads, timer=clock)
+
+    def _counted(self) -> None:
+        self.calls += 1
+        self.case.call()
+
+    def block(self) -> dict[str, Any]:
+        """Wall and CPU seconds a call; CPU time of all threads, over every call including the calibration."""
+        before, cpu = self.calls, time.process_time()
+        timed = self.timer.blocked_autorange(min_run_time=self.block_s)
+        calls = self.calls - before
+        return {"wall_s": timed.median, "cpu_s": (time.process_time() - cpu) / calls, "calls": calls}

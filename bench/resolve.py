@@ -1,0 +1,148 @@
+"""From a composed configuration to a cell: nulls take their defaults, parameters are checked."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bench.cell import Cell, Hardware, Measure, Model, Plugin, Train, canonical
+from bench.errors import Refused
+from bench.plugin import check_parameters, defaults, load_class
+from bench.schema import check_ranges
+
+#: Constructor arguments that the harness gives, by kind.
+RESERVED = {"method": ("shape", "layer", "generator"), "task": ("seq_len", "seed")}
+
+DEFAULT_SEQ_LEN, DEFAULT_HEADS, DEFAULT_HEAD_DIM = 1024, 8, 64
+
+COST_PASSES = ("latency", "memory", "flops")
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def method_class(target: str) -> type[Any]:
+    """The method class at a dotted path; refuses what is no method."""
+    from methods.registry import METHODS, Attention
+
+    return load_class(target, Attention, "method", METHODS)
+
+
+def task_class(target: str) -> type[Any]:
+    """The task class at a dotted path; refuses what is no task."""
+    from tasks.registry import Task, names
+
+    return load_class(target, Task, "task", names())
+
+
+def cell_from_config(cfg: DictConfig) -> Cell:
+    """Resolve one configuration. Raises Refused with the key, the value and what is allowed."""
+    check_ranges(cfg)
+    method, _ = _plugin(cfg.method, "method")
+    task, task_cls = (None, None)
+    if cfg.task._target_ is not None:
+        task, task_cls = _plugin(cfg.task, "task")
+    level = cfg.level.value if cfg.level is not None else "model" if task else "core"
+    if task and level != "model":
+        raise Refused(f"level={level}: a task needs a model; leave level out or say level=model")
+    passes = _passes(cfg, level, bool(task))
+    model_level = level == "model"
+
+    def first(*choices: Any) -> Any:
+        return next(choice for choice in choices if choice is not None)
+
+    return Cell(
+        method=method,
+        seq_len=first(cfg.seq_len, cfg.task.seq_len, DEFAULT_SEQ_LEN),
+        batch_size=first(cfg.batch_size, cfg.task.train.batch_size if task else 1),
+        heads=first(cfg.heads, cfg.model.heads if model_level else DEFAULT_HEADS),
+        head_dim=first(cfg.head_dim, cfg.model.head_dim if model_level else DEFAULT_HEAD_DIM),
+        causal=first(cfg.causal, task_cls.causal if task_cls else False),
+        level=level,
+        mode="train" if "train" in passes else cfg.mode.value,
+        seed=cfg.seed,
+        measure=Measure(
+            passes=passes,
+            min_rounds=cfg.measure.min_rounds,
+            max_rounds=cfg.measure.max_rounds,
+            budget_s=cfg.measure.budget_s,
+            block_s=cfg.measure.block_s,
+            qk_norms=tuple(cfg.measure.qk_norms),
+            attention_max_len=cfg.measure.attention_max_len,
+            memory_way=cfg.measure.memory_way.value,
+        ),
+        hardware=Hardware(
+            device=cfg.hardware.device,
+            dtype=cfg.hardware.dtype.value,
+            threads=first(cfg.hardware.threads, available_cores()),
+            compile=cfg.hardware.compile,
+        ),
+        model=_model(cfg) if model_level else None,
+        task=task,
+        train=_train(cfg) if "train" in passes else None,
+    )
+
+
+def _plugin(node: DictConfig, kind: str) -> tuple[Plugin, type[Any]]:
+    """The class a group names and its parameters, defaults filled in, so that spelling them changes no id."""
+    if OmegaConf.is_missing(node, "_target_") or not node.get("_target_"):
+        raise Refused(f"{kind}._target_: missing; give a class as {kind}._target_=package.module.Class")
+    given = OmegaConf.to_container(node.params if kind == "task" else node, resolve=True)
+    assert isinstance(given, dict)
+    params = {str(key): value for key, value in given.items() if key not in ("name", "_target_")}
+    prefix = "task.params" if kind == "task" else kind
+    try:
+        cls = method_class(node._target_) if kind == "method" else task_class(node._target_)
+        checked = check_parameters(cls, params, prefix, RESERVED[kind])
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    full = {**defaults(cls, RESERVED[kind]), **checked}
+    return Plugin(node.name, f"{cls.__module__}.{cls.__qualname__}", canonical(full)), cls
+
+
+def _passes(cfg: DictConfig, level: str, task: bool) -> tuple[str, ...]:
+    """The passes asked for, checked against the cell; or all that fit it."""
+    if cfg.measure.passes is None:
+        if task:
+            return ("train", "memory")
+        return (*COST_PASSES, "error") if level == "core" and cfg.mode.value == "forward" else COST_PASSES
+    passes = tuple(dict.fromkeys(item.value for item in cfg.measure.passes))
+    if not passes:
+        raise Refused("measure.passes=[]: expected at least one of latency, memory, flops, error, train")
+    if "train" in passes and not task:
+        raise Refused("measure.passes: train needs a task, such as task=listops_mini")
+    if "train" in passes and {"latency", "error"} & set(passes):
+        raise Refused("measure.passes: train goes with memory only; measure costs in a cell of their own")
+    if "error" in passes and level != "core":
+        raise Refused(f"measure.passes: error is defined at level=core, not at level={level}")
+    return passes
+
+
+def _model(cfg: DictConfig) -> Model:
+    model = cfg.model
+    return Model(
+        name=model.name,
+        layers=model.layers,
+        ff_dim=model.ff_dim,
+        dropout=model.dropout,
+        positions=model.positions.value,
+        pooling=model.pooling.value,
+    )
+
+
+def _train(cfg: DictConfig) -> Train:
+    train = cfg.task.train
+    return Train(
+        steps=train.steps,
+        lr=train.lr,
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        grad_clip=train.grad_clip,
+        eval_every=train.eval_every,
+    )

@@ -1,0 +1,111 @@
+"""What the terminal says: a line a cell, and the table of a single one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bench.cell import Cell
+from bench.collect import rows_of
+
+
+def cell_line(record: dict[str, Any]) -> str:
+    """One line on a finished cell."""
+    cell = Cell.from_content(record["cell"])
+    head = f"{cell.describe():<44}"
+    if record["status"] != "ok":
+        return f"{head} {record['status']}: {record['reason']}"
+    row = next(iter(rows_of(record)))[1]
+    words = []
+    if row.get("latency_ms") is not None:
+        words.append(f"{quantity(row['latency_ms'])} ms")
+        words.append(f"speedup {interval(row, 'speedup')}")
+    if row.get("accuracy") is not None:
+        words.append(f"accuracy {interval(row, 'accuracy')} (chance {row['chance']:.3f})")
+    if row.get("peak_mib") is not None:
+        words.append(f"peak {quantity(row['peak_mib'])} MiB")
+    if row.get("output_error") is not None:
+        words.append(f"error {row['output_error']:.2g}")
+    return f"{head} {'  '.join(words)}"
+
+
+def cell_table(record: dict[str, Any]) -> str:
+    """All that was found of one cell, a line a quantity."""
+    cell = Cell.from_content(record["cell"])
+    row = next(iter(rows_of(record)))[1]
+    budget = f"{row['budget_name']}={row['budget_value']:g}" if row["budget_name"] else "no budget"
+    lines = [
+        (
+            "method",
+            f"{cell.method.name} ({budget}{', degenerate: saves nothing here' if row['degenerate'] else ''})",
+        ),
+        (
+            "shape",
+            f"seq_len {cell.seq_len}, batch {cell.batch_size}, heads {cell.heads} x {cell.head_dim}"
+            f"{', causal' if cell.causal else ''}",
+        ),
+        ("measured", f"{cell.level} {cell.mode} on {row['device']}, {row['dtype']}, {row['threads']} threads"),
+        ("status", row["status"] + (f": {row['reason']}" if row["reason"] else "")),
+    ]
+    if row.get("backend"):
+        lines.append(("backend", row["backend"]))
+    if row.get("latency_ms") is not None:
+        lines += [
+            (
+                "time",
+                f"{interval(row, 'latency_ms')} ms ({row['rounds']} rounds, cpu {quantity(row['cpu_ms'])} ms)",
+            ),
+            ("throughput", f"{interval(row, 'tokens_per_s')} tokens/s"),
+            (
+                "speedup",
+                f"{interval(row, 'speedup')} over {row['baseline']} ({row['baseline_backend']},"
+                f" {interval(row, 'baseline_latency_ms')} ms)",
+            ),
+        ]
+    if row.get("accuracy") is not None:
+        lines += [
+            (
+                f"test {row['metric']}",
+                f"{interval(row, 'accuracy')} (chance {row['chance']:.3f},"
+                f" {row['test_targets']} targets, best dev step {row['best_step']})",
+            ),
+            (
+                "training",
+                f"{row['steps']} steps in {row['train_s']:.1f} s, {quantity(row['step_ms'])} ms a step,"
+                f" {quantity(row['train_tokens_per_s'])} tokens/s",
+            ),
+        ]
+    if row.get("peak_mib") is not None:
+        lines.append(
+            (
+                "peak memory",
+                f"{quantity(row['peak_mib'])} MiB beyond {quantity(row['inputs_mib'])} of inputs"
+                f" and {quantity(row['parameters_mib'])} of parameters ({row['peak_way']})",
+            )
+        )
+    if row.get("flops") is not None:
+        lines.append(("operations", f"{row['flops'] / 1e9:.3g} GFLOP, {quantity(row['gflops_per_s'])} GFLOP/s"))
+    lines += [
+        (
+            f"error, |q|,|k| x {found['qk_norm']:g}",
+            f"{found['output_error']:.3g} of the output"
+            + (f", {found['attention_error']:.3g} of the attention matrix" if "attention_error" in found else ""),
+        )
+        for found in record["results"].get("error", {}).get("errors", [])
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def quantity(value: float) -> str:
+    """Three significant digits, without an exponent unless it is tiny."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.2g}"
+    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+
+
+def interval(row: dict[str, Any], name: str) -> str:
+    """`3.10 [3.02, 3.19]`."""
+    return f"{quantity(row[name])} [{quantity(row[f'{name}_low'])}, {quantity(row[f'{name}_high'])}]"

@@ -1,0 +1,162 @@
+"""The results on disk: one JSON record a cell, written whole or not at all. Nothing else writes there.
+
+results/<run>/cells/<cell_id>.json is the record of truth; the CSV files beside it are made from the records.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.cell import RECORD_VERSION
+from bench.errors import StoreError
+
+REQUIRED = ("cell_id", "config_id", "env_id", "status", "reason", "cell", "results")
+
+
+class Store:
+    """One run's folder."""
+
+    def __init__(self, results_dir: str | Path, run: str) -> None:
+        if not run or run.startswith(".") or any(mark in run for mark in "/\\"):
+            raise StoreError(f"run={run!r}: expected the plain name of a folder")
+        self.run = run
+        self.folder = Path(results_dir) / run
+        self.cells = self.folder / "cells"
+        self.environments = self.folder / "environments"
+
+    def open(self) -> None:
+        """Make the folder, and find out now rather than after hours whether it can be written."""
+        with _explained(self.folder):
+            for folder in (self.cells, self.environments):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.cells) as probe:
+                probe.write(b"x")
+
+    def write_record(self, record: Mapping[str, Any]) -> Path:
+        """Put a cell's record in place, in one step."""
+        path = self.cells / f"{record['cell_id']}.json"
+        self._replace(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        return path
+
+    def write_environment(self, env_id: str, environment: Mapping[str, str]) -> None:
+        """Keep what an env_id stands for."""
+        path = self.environments / f"{env_id}.json"
+        if not path.exists():
+            self._replace(path, json.dumps(environment, indent=1, sort_keys=True) + "\n")
+
+    def write_table(self, name: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write one CSV file whole; missing values are empty fields."""
+        path = self.folder / f"{name}.csv"
+        with _explained(path), self._temporary(path) as handle:
+            writer = csv.DictWriter(handle, fieldnames=list(columns), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    def read(self, cell_id: str) -> dict[str, Any] | None:
+        """The record of a cell, or None if there is none that can be read."""
+        path = self.cells / f"{cell_id}.json"
+        return parse_record(path) if path.exists() and complaint(path) is None else None
+
+    def read_all(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """All records in order of their ids, and a line for every file that is none."""
+        records, complaints = [], []
+        for path in sorted(self.cells.glob("*.json")):
+            trouble = complaint(path)
+            if trouble is None:
+                records.append(parse_record(path))
+            else:
+                complaints.append(trouble)
+        return records, complaints
+
+    def read_environments(self) -> dict[str, dict[str, str]]:
+        """env_id -> what it stands for."""
+        found = {}
+        for path in sorted(self.environments.glob("*.json")):
+            try:
+                found[path.stem] = json.loads(path.read_text())
+            except ValueError:
+                continue
+        return found
+
+    def _replace(self, path: Path, text: str) -> None:
+        with _explained(path), self._temporary(path) as handle:
+            handle.write(text)
+
+    def _temporary(self, path: Path) -> _Replacing:
+        return _Replacing(path)
+
+
+class _Replacing:
+    """A file that takes the place of `path` when it is complete, and leaves nothing behind when it is not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        self.temporary = Path(name)
+        self.handle = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+        return self.handle
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.handle.flush()
+                os.fsync(self.handle.fileno())
+            self.handle.close()
+            if kind is None:
+                self.temporary.chmod(0o644)
+                self.temporary.replace(self.path)
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+
+class _explained:  # noqa: N801 - reads as a word of its own in a with statement
+    """Turn a failure of the file system into one line that says what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        cause = error.strerror or str(error)
+        advice = "choose another folder with results_dir=PATH"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "free some space and run the same command again: finished cells are kept"
+        raise StoreError(f"cannot write {self.path}: {cause}; {advice}") from error
+
+
+def parse_record(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def complaint(path: Path) -> str | None:
+    """Why a file is not one of our records, or None if it is."""
+    advice = "move it away or delete it; its cell counts as not done"
+    try:
+        record = parse_record(path)
+    except (ValueError, OSError) as error:
+        return f"{path}: not a readable record ({error}); {advice}"
+    if not isinstance(record, dict) or any(key not in record for key in REQUIRED):
+        return f"{path}: not a record of this harness; {advice}"
+    if record.get("record_version") != RECORD_VERSION:
+        return (
+            f"{path}: record version {record.get('record_version')}, this harness reads {RECORD_VERSION}; {advice}"
+        )
+    if record["cell_id"] != path.stem:
+        return f"{path}: holds the record of another cell, {record['cell_id']}; {advice}"
+    return None

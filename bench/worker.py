@@ -1,0 +1,137 @@
+"""Inside a cell's process: set its limits, run the passes asked for, send what they found.
+
+A job is a JSON object: `passes`, `cell` (its content), `memory_limit_mib`. Messages are JSON objects with an
+`event`: `result` (pass, value, seconds), `progress`, `failed` (status, reason, traceback), `done`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import environment, train
+from bench.case import build_case
+from bench.cell import Cell
+from bench.device import clock, why_unavailable
+from bench.measure import error, latency, memory
+from bench.model import BASELINE_METHOD
+from methods.registry import Unsupported
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def work(job: dict[str, Any], send: Send) -> None:
+    """Run the job's passes in order; every way it can fail becomes one `failed` message."""
+    try:
+        cell = Cell.from_content(job["cell"])
+        limit_memory(job["memory_limit_mib"])
+        torch.set_num_threads(cell.hardware.threads)
+        missing = why_unavailable(cell.hardware.device)
+        if missing:
+            raise Unsupported(missing)
+        for name in job["passes"]:
+            started = time.perf_counter()
+            value = PASSES[name](cell, send)
+            send({"event": "result", "pass": name, "value": value, "seconds": time.perf_counter() - started})
+        send({"event": "done"})
+    except BaseException as failure:
+        status, reason = classify(failure)
+        send({"event": "failed", "status": status, "reason": reason, "traceback": traceback.format_exc()})
+
+
+def _latency(cell: Cell, send: Send) -> dict[str, Any]:
+    now = clock(cell.hardware.device)
+    method, baseline = build_case(cell, cell.method), build_case(cell, BASELINE_METHOD)
+    return latency.measure(method, baseline, cell.measure, cell.hardware.threads, now)
+
+
+def _memory(cell: Cell, send: Send) -> dict[str, Any]:
+    return memory.measure(build_case(cell, cell.method), cell.hardware.device, cell.measure.memory_way)
+
+
+def _train(cell: Cell, send: Send) -> dict[str, Any]:
+    return train.train(
+        cell, lambda step, steps, note: send({"event": "progress", "step": step, "steps": steps, "note": note})
+    )
+
+
+PASSES: dict[str, Callable[[Cell, Send], dict[str, Any]]] = {
+    "latency": _latency,
+    "memory": _memory,
+    "error": lambda cell, send: error.measure(cell),
+    "train": _train,
+    "environment": lambda cell, send: dict(environment.capture(cell.hardware.device)),
+}
+
+
+def classify(failure: BaseException) -> tuple[str, str]:
+    """The status of an exception, and its message in one line."""
+    text = " ".join(str(failure).split()) or type(failure).__name__
+    if isinstance(failure, Unsupported):
+        return "unsupported", text
+    if isinstance(failure, train.Diverged):
+        return "diverged", text
+    signs = ("can't allocate memory", "out of memory", "Unable to allocate", "Cannot allocate memory")
+    if isinstance(failure, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in signs):
+        return "oom", text[:300]
+    return "error", f"{type(failure).__name__}: {text}"[:500]
+
+
+def limit_memory(limit_mib: float | None) -> None:
+    """Let this process allocate at most `limit_mib` more; running out is then an exception, not a kill."""
+    if limit_mib is None or sys.platform != "linux":
+        return
+    import resource
+
+    status = Path("/proc/self/status").read_text()
+    used_kib = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmData:")))
+    limit = int(used_kib * 1024 + limit_mib * 2**20)
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def detach(log: str) -> None:
+    """Own process group, so that a kill takes all; print to a log; die with the parent."""
+    if hasattr(os, "setsid") and os.getsid(0) != os.getpid():
+        os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sys.stdout.flush()
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def forked(connection: Any, job: dict[str, Any]) -> None:
+    """Entry of a process that the fork server made; messages go through a multiprocessing connection."""
+    detach(job["log"])
+    work(job, lambda message: connection.send_bytes(json.dumps(message).encode()))
+    connection.close()
+
+
+def main() -> None:
+    """Entry of `python -m bench.worker`: the job on standard input, messages as lines on standard output."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    job = json.load(sys.stdin)
+    detach(job["log"])
+
+    def send(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    work(job, send)
+
+
+if __name__ == "__main__":
+    main()
