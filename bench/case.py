@@ -16,10 +16,9 @@ from tasks.registry import IGNORE
 
 @dataclass
 class Case:
-    """`call` runs once; `warm_up` runs the same code on a tiny input; `module` holds the parameters."""
+    """`call` runs once; `module` holds the parameters."""
 
     call: Callable[[], object]
-    warm_up: Callable[[], object]
     module: nn.Module
     inputs: list[Tensor]
     tokens: int
@@ -59,11 +58,9 @@ def build_case(cell: Cell, method: Plugin) -> Case:
         inputs = [_gaussian(shape, generator, device, dtype)]
     run = _forward if cell.mode == "forward" else _forward_backward
     function = _compiled(module, cell)
-    tiny = [tensor.narrow(-2, 0, min(16, cell.seq_len))[:1] for tensor in inputs]
     module.train(cell.mode == "train")
     return Case(
         call=lambda: run(function, module, inputs),
-        warm_up=lambda: run(function, module, tiny),
         module=module,
         inputs=inputs,
         tokens=tokens,
@@ -111,21 +108,19 @@ def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
     optimiser = torch.optim.AdamW(model.parameters())
     model.train(cell.mode == "train")
 
-    def run(size: int) -> object:
-        masks = None if padding is None else padding[:size]
+    def run() -> object:
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
             if cell.mode == "forward":
                 with torch.no_grad():
-                    return function(ids[:size], masks)
-            loss = loss_of(function(ids[:size], masks), targets[:size])
+                    return function(ids, padding)
+            loss = loss_of(function(ids, padding), targets)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return None
 
     return Case(
-        call=lambda: run(cell.batch_size),
-        warm_up=lambda: run(1),
+        call=run,
         module=model,
         inputs=[ids, targets],
         tokens=tokens,

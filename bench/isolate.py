@@ -98,8 +98,8 @@ class Spawned:
     """A fresh interpreter."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        # what the parent can import, the child can: a user's method may lie anywhere
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker"],
             stdin=subprocess.PIPE,

@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-# `python bench/run.py` puts bench/ first on the path, where our modules would shadow others' names
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+# `python bench/run.py` puts bench/ first on the path, where our modules would shadow others' names;
+# the working directory is there so that a method of your own can lie in it
+sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path.cwd())]
 
 from bench.cli import main  # noqa: E402
 

@@ -121,10 +121,11 @@ class Performer(Attention):
         everything = slice(None)
         log_k = self._log_keys(k, key_padding_mask, everything)
         peak = log_k.detach().amax(dim=-1)
+        low = max(LOW, torch.finfo(peak.dtype).min)
         if self.shape.causal:
-            top = peak.cummax(dim=-1).values.clamp_min(LOW)
+            top = peak.cummax(dim=-1).values.clamp_min(low)
         else:
-            top = peak.amax(dim=-1, keepdim=True).clamp_min(LOW).expand_as(peak)
+            top = peak.amax(dim=-1, keepdim=True).clamp_min(low).expand_as(peak)
         phi_k = self._floored(log_k - top[..., None], key_padding_mask, everything)
         weights = (self._queries(q) @ phi_k.transpose(-1, -2)) * _decay(top, top)
         if self.shape.causal:

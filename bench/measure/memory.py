@@ -2,7 +2,7 @@
 
 CUDA: the caching allocator's own peak. CPU on Linux with glibc: the process's high-water mark of resident
 memory, reset just before the call, with malloc's mmap threshold fixed so that freed memory goes back to the
-system and later allocations are seen. Elsewhere: the byte count of torch's profiler, which sees torch's
+system and later allocations are seen; a first call has loaded the library code that would count as well. Elsewhere: the byte count of torch's profiler, which sees torch's
 allocator only. Must run in a process of its own: the threshold makes small operations slower.
 """
 
@@ -29,7 +29,7 @@ def measure(case: Case, device: str, way: str) -> dict[str, Any]:
     chosen = choose(device, way)
     peak = {"cuda_allocator": _cuda, "high_water": _high_water, "profiler": _profiler}[chosen]
     prepare(chosen)
-    case.warm_up()
+    case.call()
     return {
         "peak_mib": peak(case.call) / MIB,
         "peak_way": chosen,
@@ -63,6 +63,7 @@ def _resident_bytes(field: str) -> int:
 
 
 def _high_water(call: Callable[[], object]) -> float:
+    ctypes.CDLL(None).malloc_trim(0)
     before = _resident_bytes("VmRSS")
     CLEAR.write_text("5")  # reset VmHWM to VmRSS
     held = call()  # the output counts, so it must live until the mark is read

@@ -1,0 +1,45 @@
+# attnbench. `make` lists what there is; each target sets up what it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+SWEEP  ?= quick
+RUN    ?= $(SWEEP)
+ARGS   ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep report test lint format clean
+
+help:  ## list the targets
+	@echo "make TARGET [SWEEP=quick] [RUN=folder under results/] [ARGS='overrides of the configuration']"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## a virtual environment in .venv with the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[dev]'
+	@touch $@
+
+sweep: $(READY)  ## run the sweep preset SWEEP, then write its report
+	@$(BIN)/python bench/run.py sweep=$(SWEEP) run=$(RUN) $(ARGS); code=$$?; \
+	if [ $$code -le 1 ]; then $(BIN)/python -m reports results/$(RUN) || exit $$?; fi; exit $$code
+
+report: $(READY)  ## write the report of results/RUN
+	@$(BIN)/python -m reports results/$(RUN) $(ARGS)
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment, caches and built reports; results stay
+	rm -rf $(VENV) build dist reports/build outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,95 @@
+"""Methods that fail in every way a method can, for the tests of isolation. Their files lie outside the package."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import torch
+
+from methods.full import Full
+from methods.registry import Mode, Shape, Unsupported
+
+
+class Tiny(Full):
+    """Behaves; claims no memory, so that the plan lets everything through."""
+
+    def footprint_bytes(self, batch_size: int, seq_len: int, mode: Mode, itemsize: int) -> int:
+        return 0
+
+
+class Raises(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        raise ZeroDivisionError("the method's own mistake")
+
+
+class Refuses(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        raise Unsupported("needs a device that is not here")
+
+
+class Killed(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Exits(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        print("last words", flush=True)
+        os._exit(3)
+
+
+class Hangs(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        time.sleep(3600)
+
+
+class Eats(Tiny):
+    """Allocates without end, and touches what it gets."""
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        held = []
+        while True:
+            held.append(torch.ones(16 * 2**20))
+
+
+class EatsFromLength(Eats):
+    """Allocates without end from 64 tokens on."""
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        if q.shape[-2] < 64:
+            return Full.forward(self, q, k, v)
+        return super().forward(q, k, v)
+
+
+class Babbles(Tiny):
+    """Works, and prints what looks like messages on both streams."""
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        print('{"event": "failed", "status": "oom"}\n\x00\xff garbage', flush=True)
+        print("more", file=sys.stderr, flush=True)
+        os.write(1, b'{"event": "done"}\n')
+        return super().forward(q, k, v)
+
+
+class Explodes(Tiny):
+    """Gives a loss that is no number."""
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        return super().forward(q, k, v) * float("nan")
+
+
+class Allocates(Tiny):
+    """Holds two buffers of known size one after the other, then returns q: the peak is the larger one."""
+
+    def __init__(self, shape: Shape, *, mib: int = 100, layer: int = 0, generator=None) -> None:
+        super().__init__(shape)
+        self.mib = mib
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        for size in (self.mib, self.mib // 2):
+            buffer = torch.ones(size * 2**18)
+            del buffer
+        return q.clone()

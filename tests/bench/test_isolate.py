@@ -1,0 +1,131 @@
+"""Every status, provoked for real, through both ways of starting a process."""
+
+import os
+import threading
+import time
+
+import psutil
+import pytest
+
+from bench import isolate
+from bench.execute import Limits, capture_environment, run_cell
+from tests.bench.conftest import make_plan, misbehaving
+
+LIMITS = Limits(timeout_s=60, memory_mib=1500)
+PLAIN = Limits(isolation="subprocess", timeout_s=60, memory_mib=1500)
+
+
+@pytest.fixture(scope="module")
+def environment():
+    return capture_environment(make_plan("method=sdpa")[0].cell, LIMITS)
+
+
+def run(planned, environment, limits=LIMITS):
+    return run_cell(planned[0], limits, environment, "test", lambda message: None)
+
+
+def test_ok(environment):
+    record = run(make_plan("method=longformer method.window=8"), environment)
+    assert (record["status"], record["reason"]) == ("ok", "")
+    assert set(record["results"]) == {"memory", "latency", "error"}
+
+
+def test_the_overhead_of_a_cell_is_below_half_a_second(environment):
+    run(make_plan("method=sdpa seq_len=64"), environment)  # starts the fork server
+    overheads = [run(make_plan(f"method=sdpa seed={seed}"), environment)["overhead_s"] for seed in range(3)]
+    assert sorted(overheads)[1] < 0.5, overheads
+
+
+@pytest.mark.parametrize("limits", [LIMITS, PLAIN], ids=["forkserver", "subprocess"])
+@pytest.mark.parametrize(
+    ("name", "status", "reason"),
+    [
+        ("Raises", "error", "ZeroDivisionError: the method's own mistake"),
+        ("Refuses", "unsupported", "needs a device that is not here"),
+        ("Killed", "error", "killed by SIGKILL"),
+        ("Exits", "error", "ended with code 3.*last words"),
+        ("Eats", "oom", "allocate"),
+        ("Babbles", "ok", ""),
+    ],
+)
+def test_each_end_of_a_process_is_a_status(name, status, reason, limits, environment):
+    import re
+
+    record = run(misbehaving(name, "measure.passes=[memory]"), environment, limits)
+    assert record["status"] == status, record
+    assert re.search(reason, record["reason"])
+    assert "\n" not in record["reason"]
+    assert ("Traceback" in record["traceback"]) == (name in ("Raises", "Refuses", "Eats"))
+
+
+@pytest.mark.parametrize("isolation", ["forkserver", "subprocess"])
+def test_a_cell_that_hangs_is_ended_and_the_parent_sleeps_meanwhile(isolation, environment):
+    cpu = time.process_time()
+    record = run(misbehaving("Hangs"), environment, Limits(isolation, timeout_s=4))
+    assert record["status"] == "timeout"
+    assert record["reason"] == "not done after 4 s, in pass memory (timeout_s)"
+    assert time.process_time() - cpu < 1.0
+    assert record["elapsed_s"] < 10
+
+
+def test_nothing_of_a_killed_cell_is_left(environment):
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    run(misbehaving("Hangs"), environment, Limits("subprocess", timeout_s=4))
+    left = {child.pid for child in psutil.Process().children(recursive=True)} - before
+    assert not left
+
+
+def test_a_loss_that_is_no_number_is_diverged(environment):
+    target = "method._target_=tests.bench.misbehaving.Explodes"
+    plan = make_plan(f"method=custom {target} task=copying seq_len=null task.train.steps=2 measure.passes=[train]")
+    record = run(plan, environment)
+    assert record["status"] == "diverged"
+    assert "training loss was nan by step 2" in record["reason"]
+
+
+def test_a_learning_rate_too_high_diverges(environment):
+    plan = make_plan("task=copying seq_len=null task.train.steps=60 task.train.lr=1e30 task.train.grad_clip=0")
+    assert run(plan, environment)["status"] == "diverged"
+
+
+def test_what_cannot_fit_is_not_tried(environment):
+    plan = make_plan("method=full seq_len=65536 heads=8")
+    started = time.perf_counter()
+    record = run(plan, environment)
+    assert record["status"] == "skipped"
+    assert "MiB at least, the limit is 1500" in record["reason"]
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("method=sdpa hardware=cuda", "finds no such device|no kernel"),
+        ("method=linformer causal=true", "no causal form"),
+        ("method=sdpa method.kernel=efficient", "no efficient attention kernel"),
+    ],
+)
+def test_unsupported_is_a_status_with_its_reason(line, reason, environment):
+    import re
+
+    import torch
+
+    if "cuda" in line and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    record = run(make_plan(line), environment)
+    assert record["status"] == "unsupported"
+    assert re.search(reason, record["reason"])
+
+
+def test_ctrl_c_kills_the_cell_and_passes_on():
+    job = {"passes": ["memory"], "cell": misbehaving("Hangs")[0].cell.content(), "memory_limit_mib": None}
+    threading.Timer(1.5, lambda: os.kill(os.getpid(), 2)).start()
+    with pytest.raises(KeyboardInterrupt):
+        isolate.run(job, timeout_s=60)
+
+
+def test_progress_of_a_training_run_reaches_the_parent(environment):
+    seen = []
+    line = "task=copying seq_len=null task.train.steps=4 task.train.eval_every=2 measure.passes=[train]"
+    run_cell(make_plan(line)[0], LIMITS, environment, "test", seen.append)
+    assert [(message["step"], message["steps"]) for message in seen] == [(2, 4), (4, 4)]

@@ -1,0 +1,114 @@
+"""The command line from outside: one cell, a multirun, help, a method of one's own."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = ["seq_len=64", "heads=2", "head_dim=8", "measure.budget_s=0", "measure.min_rounds=3"]
+
+
+def bench(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "bench/run.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def rows(folder, table="efficiency"):
+    with (folder / f"{table}.csv").open() as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_one_cell_prints_its_table_and_says_where_the_rows_are(tmp_path):
+    ran = bench("method=performer", *FAST, f"results_dir={tmp_path}", "run=one")
+    assert ran.returncode == 0, ran.stderr
+    for word in ("time", "tokens/s", "speedup", "over sdpa (sdpa:flash", "peak memory", "MiB", "error", "backend"):
+        assert word in ran.stdout
+    assert "one/*.csv" in ran.stdout
+    (row,) = rows(tmp_path / "one")
+    assert row["method"] == "performer"
+    assert float(row["speedup_low"]) <= float(row["speedup"]) <= float(row["speedup_high"])
+    assert {sample["subject"] for sample in rows(tmp_path / "one", "samples")} == {"method", "baseline"}
+    assert any(row["name"] == "torch_version" for row in rows(tmp_path / "one", "environments"))
+
+
+def test_a_cell_that_fails_exits_with_1_and_has_its_row(tmp_path):
+    ran = bench("method=linformer", "causal=true", *FAST, f"results_dir={tmp_path}", "run=one")
+    assert ran.returncode == 1
+    assert "unsupported: Linformer has no causal form" in ran.stdout
+    assert rows(tmp_path / "one")[0]["status"] == "unsupported"
+
+
+def test_multirun_goes_on_after_a_failure_and_collects(tmp_path):
+    ran = bench("-m", "method=linformer,sdpa", "causal=true,false", *FAST, f"results_dir={tmp_path}", "run=many")
+    assert ran.returncode == 1
+    found = {(row["method"], row["causal"]): row["status"] for row in rows(tmp_path / "many")}
+    assert found == {
+        ("linformer", "true"): "unsupported",
+        ("linformer", "false"): "ok",
+        ("sdpa", "true"): "ok",
+        ("sdpa", "false"): "ok",
+    }
+
+
+def test_help_and_cfg_are_useful():
+    helped = bench("--help")
+    assert helped.returncode == 0
+    for word in ("method: custom, full, linformer, longformer, performer, sdpa", "sweep=quick", "seq_len"):
+        assert word in helped.stdout
+    config = bench("--cfg", "job", "method=longformer", "method.window=64")
+    assert config.returncode == 0
+    assert "window: 64" in config.stdout
+
+
+def test_a_method_of_ones_own_from_outside_the_package(tmp_path):
+    target = "method._target_=cosine_attention.CosineAttention"
+    arguments = ["method=custom", target, "+method.temperature=0.2", "method.name=cosine", *FAST]
+    for isolation in ("forkserver", "subprocess"):
+        ran = bench(
+            *arguments,
+            f"results_dir={tmp_path}",
+            f"run={isolation}",
+            f"isolation={isolation}",
+            PYTHONPATH=str(ROOT / "examples"),
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        (row,) = rows(tmp_path / isolation)
+        assert (row["method"], row["method_params"]) == ("cosine", '{"temperature":0.2}')
+
+
+def test_the_example_equals_its_reference(monkeypatch):
+    import torch
+
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from cosine_attention import CosineAttention
+
+    from methods.registry import Shape
+
+    for causal in (False, True):
+        method = CosineAttention(Shape(2, 8, 30, causal), temperature=0.3)
+        q, k, v = torch.randn(3, 2, 2, 30, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(method(q, k, v), method.dense_reference(q, k, v), atol=1e-12)
+
+
+@pytest.mark.parametrize("line", ["task=copying task.train.steps=4", "level=mixer", "level=model mode=train"])
+def test_other_kinds_of_cells_run(tmp_path, line):
+    ran = bench(*line.split(), "measure.budget_s=0", f"results_dir={tmp_path}", "run=one", "seq_len=null")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "status" in ran.stdout
+
+
+def test_disk_trouble_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    ran = bench(*FAST, f"results_dir={tmp_path}/file")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("attnbench: cannot write")
+    assert ran.stderr.count("\n") == 1

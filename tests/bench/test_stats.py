@@ -1,0 +1,52 @@
+"""Intervals: they cover what they should."""
+
+import numpy as np
+import pytest
+
+from bench.stats import Estimate, median, share, speedup
+
+
+def test_median_of_constants_has_no_width():
+    assert median([2.0] * 5) == Estimate(2.0, 2.0, 2.0)
+
+
+def test_five_samples_give_their_range():
+    found = median([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (found.value, found.low, found.high) == (3.0, 1.0, 5.0)
+
+
+def test_median_intervals_cover_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for index in range(300):
+        found = median(rng.lognormal(0.0, 0.3, size=15).tolist(), seed=index)
+        hits += found.low <= 1.0 <= found.high
+    assert 0.90 <= hits / 300 <= 0.99
+
+
+def test_same_samples_same_interval():
+    samples = list(np.random.default_rng(1).normal(10, 1, 20))
+    assert median(samples) == median(samples)
+
+
+def test_wilson_interval():
+    """The textbook case: 8 of 10 gives 0.49 to 0.94."""
+    found = share(8, 10)
+    assert (found.low, found.high) == (pytest.approx(0.490, abs=1e-3), pytest.approx(0.943, abs=1e-3))
+    assert share(0, 20).low == 0.0
+
+
+def test_speedup_pairs_rounds_whatever_their_order():
+    """A drift that hits both subjects of a round leaves the ratio alone."""
+    samples = []
+    for index, drift in enumerate((1.0, 5.0, 0.5, 2.0, 1.0)):
+        samples += [
+            {"round": index, "subject": "baseline", "wall_s": 3.0 * drift},
+            {"round": index, "subject": "method", "wall_s": 1.0 * drift},
+        ]
+    assert speedup(reversed(samples)) == Estimate(3.0, 3.0, 3.0)
+
+
+def test_rates_turn_intervals_around():
+    rate = Estimate(2.0, 1.0, 4.0).inverse(8.0)
+    assert (rate.value, rate.low, rate.high) == (4.0, 2.0, 8.0)

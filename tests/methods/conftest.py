@@ -1,0 +1,55 @@
+"""Small instances of every registered method, so that a new method is tested by existing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from methods.registry import METHODS, Attention, Shape
+
+#: Budgets that fit tests of a few dozen tokens. A method that is not named here runs with its defaults.
+SMALL: dict[str, dict[str, Any]] = {
+    "longformer": {"window": 8, "global_tokens": 2},
+    "linformer": {"rank": 6},
+    "performer": {"features": 24},
+}
+
+
+def method_class(name: str) -> type[Attention]:
+    module, _, attribute = METHODS[name].rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build(name: str, shape: Shape, dtype: torch.dtype = torch.float64, **params: Any) -> Attention:
+    cls = method_class(name)
+    made = cls(shape, generator=torch.Generator().manual_seed(0), **{**SMALL.get(name, {}), **params})
+    return made.to(dtype)
+
+
+def draw(batch: int, shape: Shape, n: int | None = None, dtype: torch.dtype = torch.float64, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    size = (batch, shape.heads, n or shape.seq_len, shape.head_dim)
+    return [torch.randn(size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for _ in "qkv"]
+
+
+def padding(batch: int, n: int) -> torch.Tensor:
+    """Row 0 loses its last third; the others are whole."""
+    mask = torch.zeros(batch, n, dtype=torch.bool)
+    mask[0, n - n // 3 :] = True
+    return mask
+
+
+def causal_choices(name: str) -> list[bool]:
+    capabilities = method_class(name).capabilities
+    return [False] * capabilities.bidirectional + [True] * capabilities.causal
+
+
+CASES = [(name, causal) for name in METHODS for causal in causal_choices(name)]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{'causal' if case[1] else 'bidirectional'}")
+def case(request) -> tuple[str, bool]:
+    return request.param

@@ -1,0 +1,191 @@
+"""What every method must do, over the registry: equality with its dense reference, padding, causality, cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from methods.registry import METHODS, Shape, Unsupported
+from tests.methods.conftest import build, causal_choices, draw, method_class, padding
+
+#: N = 1, 2, around the blocks (window radius 4, block 64, chunk 256), primes.
+LENGTHS = [1, 2, 4, 5, 37, 63, 64, 65, 300]
+
+
+def gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference, relative to the largest value where that is above 1."""
+    return float((a - b).detach().abs().max() / b.detach().abs().max().clamp_min(1))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("n", LENGTHS)
+def test_equals_its_dense_reference_in_value_and_gradients(case, n, padded):
+    name, causal = case
+    shape = Shape(heads=2, head_dim=5, seq_len=n, causal=causal)
+    mask = padding(2, n) if padded else None
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-5)):
+        method = build(name, shape, dtype)
+        inputs = draw(2, shape, dtype=dtype)
+        weights = torch.randn(2, 2, n, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+        found, wanted = (
+            (out, *torch.autograd.grad(out, [*inputs, *method.parameters()], weights))
+            for out in (method(*inputs, key_padding_mask=mask), method.dense_reference(*inputs, key_padding_mask=mask))
+        )
+        assert max(gap(a, b) for a, b in zip(found, wanted, strict=True)) < tolerance
+
+
+def test_shorter_inputs_than_built_for(case):
+    name, causal = case
+    method = build(name, Shape(2, 5, 64, causal))
+    q, k, v = draw(2, method.shape, n=41)
+    assert gap(method(q, k, v), method.dense_reference(q, k, v)) < 1e-11
+
+
+def test_gradcheck(case):
+    name, causal = case
+    method = build(name, Shape(1, 3, 9, causal), **({"eps": 0.0} if name == "performer" else {}))
+    # eps makes Performer's stabiliser a (deliberate) constant of the gradient, which finite differences see
+    torch.autograd.gradcheck(lambda q, k, v: method(q, k, v), draw(1, method.shape), eps=1e-6, atol=1e-5)
+
+
+def test_no_gradient_and_no_value_from_the_future():
+    for name in METHODS:
+        if True not in causal_choices(name):
+            continue
+        method = build(name, Shape(1, 4, 70, causal=True))
+        q, k, v = draw(1, method.shape)
+        row = 33
+        grads = torch.autograd.grad(method(q, k, v)[:, :, row].sum(), [k, v])
+        assert all(bool((grad[:, :, row + 1 :] == 0).all()) for grad in grads), name
+        later = [tensor.detach().clone() for tensor in (q, k, v)]
+        for tensor in later:
+            tensor[:, :, row + 1 :] += 7.0
+        change = (method(*later) - method(q, k, v)).detach()[:, :, : row + 1].abs().max()
+        assert float(change) < 1e-12, name
+
+
+def test_padding_content_amount_and_batching_do_not_matter(case):
+    name, causal = case
+    if not method_class(name).capabilities.padding:
+        pytest.skip("declares no padding")
+    method = build(name, Shape(2, 5, 80, causal))
+    q, k, v = (tensor.detach() for tensor in draw(2, method.shape))
+    real = 53
+    alone = method(q[:1, :, :real], k[:1, :, :real], v[:1, :, :real])
+    for n in (60, 80):
+        mask = torch.zeros(2, n, dtype=torch.bool)
+        mask[0, real:] = True
+        garbage = [tensor[:, :, :n].clone() for tensor in (q, k, v)]
+        for tensor in garbage:
+            tensor[0, :, real:] = 100.0
+        assert gap(method(*garbage, key_padding_mask=mask)[:1, :, :real], alone) < 1e-11
+
+
+def test_a_row_of_padding_only_gives_numbers(case):
+    name, causal = case
+    method = build(name, Shape(2, 5, 20, causal))
+    mask = torch.zeros(2, 20, dtype=torch.bool)
+    mask[1] = True
+    assert bool(method(*draw(2, method.shape), key_padding_mask=mask).isfinite().all())
+
+
+def test_a_batch_row_does_not_depend_on_its_neighbours(case):
+    name, causal = case
+    method = build(name, Shape(2, 5, 65, causal))
+    q, k, v = (tensor.detach() for tensor in draw(3, method.shape))
+    k[2] *= 30  # a maximum over the whole batch would spread this
+    whole = method(q, k, v)
+    assert gap(method(q[:1], k[:1], v[:1]), whole[:1]) < 1e-11
+
+
+def test_same_seed_same_bits_and_global_randomness_is_left_alone(case):
+    name, causal = case
+    shape = Shape(2, 5, 40, causal)
+    before = torch.random.get_rng_state()
+    inputs = draw(2, shape)
+    first, second = build(name, shape)(*inputs), build(name, shape)(*inputs)
+    assert torch.equal(first, second)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_softmax_rows_sum_to_one(case):
+    name, causal = case
+    if name == "linformer":
+        pytest.skip("its rows are softmax rows times F, which need not sum to one")
+    method = build(name, Shape(2, 5, 67, causal))
+    q, k, v = draw(2, method.shape)
+    ones = torch.ones_like(v)
+    assert gap(method(q, k, ones), ones) < 1e-11
+
+
+def test_the_declared_linearity_in_v(case):
+    name, causal = case
+    method = build(name, Shape(2, 5, 33, causal))
+    q, k, v = draw(2, method.shape)
+    other = draw(2, method.shape, seed=5)[2]
+    if method.capabilities.linear_in_v:
+        assert gap(method(q, k, 2 * v + other), 2 * method(q, k, v) + method(q, k, other)) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_good_as_the_plain_formula_in_it(case, dtype):
+    name, causal = case
+    shape = Shape(2, 16, 96, causal)
+    method, exact = build(name, shape, dtype), build(name, shape, torch.float64)
+    exact.load_state_dict(method.state_dict())
+    inputs = [tensor.detach().to(dtype) for tensor in draw(1, shape)]
+    want = exact.dense_reference(*(tensor.double() for tensor in inputs))
+    own = (method(*inputs).double() - want).abs().max()
+    plain = (method.dense_reference(*inputs).double() - want).abs().max()
+    assert float(own) <= 2 * float(plain) + 1e-6
+
+
+def test_flops_match_the_counter(case):
+    name, causal = case
+    shape = Shape(2, 16, 512, causal)
+    method = build(name, shape, torch.float32, **({"window": 64} if name == "longformer" else {}))
+    q, k, v = (tensor.detach() for tensor in draw(2, shape, dtype=torch.float32))
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=cpu_flash()) as counter:
+        method(q, k, v)
+    counted = counter.get_total_flops()
+    if name == "sdpa" and causal:
+        counted //= 2  # the counter does not know that the kernel skips the future
+    assert method.flops(2, 512) == pytest.approx(counted, rel=0.05)
+
+
+def cpu_flash():
+    """torch counts the CPU flash kernel as nothing; teach it the kernel's formula."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    if kernel in flop_registry:
+        return {}
+    return {kernel: lambda q, k, v, *args, out_shape=None, **kwargs: 4 * q[0] * q[1] * q[2] * q[3] * k[2]}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_capabilities_are_kept_to(name):
+    capabilities = method_class(name).capabilities
+    for causal, able in ((True, capabilities.causal), (False, capabilities.bidirectional)):
+        if not able:
+            with pytest.raises(Unsupported, match="causal"):
+                build(name, Shape(1, 4, 8, causal))
+    budget = method_class(name).budget
+    method = build(name, Shape(1, 4, 8, causal_choices(name)[0]))
+    assert (method.budget_value() is None) == (budget is None)
+    assert method.footprint_bytes(1, 8, "forward", 4) >= 8 * 4 * 4
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if method_class(name).budget])
+def test_a_budget_that_reaches_the_length_is_degenerate(name):
+    budget = method_class(name).budget
+    causal = causal_choices(name)[0]
+    assert build(name, Shape(1, 4, 64, causal), **{budget: 64}).degenerate(64)
+    assert not build(name, Shape(1, 4, 64, causal), **{budget: 32}).degenerate(64)
+    with pytest.raises(ValueError, match=rf"method\.{budget}=0: expected"):
+        build(name, Shape(1, 4, 64, causal), **{budget: 0})
+
+
+def test_bad_shapes_are_refused():
+    for shape in (Shape(0, 4, 8), Shape(1, 0, 8), Shape(1, 4, 0)):
+        with pytest.raises(ValueError, match=r"=0: expected an integer >= 1"):
+            build("full", shape)
