@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.cell import Cell, Plugin, derive_seed
-from bench.resolve import method_class, task_class
+from bench.plugin import naming
+from bench.resolve import PREFIX, method_class, task_class
 from methods.registry import BASELINE, METHODS, Attention, Encoder, Shape
-from tasks.heads import SequenceHead
-from tasks.registry import Task
+from tasks.registry import SequenceHead, Task
 
 #: The interface of a model without a task: byte-sized vocabulary, ten classes.
 VOCAB, CLASSES = 256, 10
@@ -47,7 +47,7 @@ def attention_layers(cell: Cell, method: Plugin, count: int) -> Sequence[Attenti
     """The method's layers, drawn from the cell's seed."""
     shape = Shape(cell.heads, cell.head_dim, cell.seq_len, cell.causal)
     cls = cast(Any, method_class(method.target))
-    with seeded(derive_seed(cell.seed, "method")) as generator:
+    with naming(PREFIX["method"], method.params), seeded(derive_seed(cell.seed, "method")) as generator:
         layers: Sequence[Attention] = cls.layers(shape, count, generator, **method.params)
     return layers
 
@@ -56,7 +56,8 @@ def build_task(cell: Cell) -> Task | None:
     """The cell's task, with data drawn from the cell's seed."""
     if cell.task is None:
         return None
-    task: Task = task_class(cell.task.target)(seq_len=cell.seq_len, seed=cell.seed, **cell.task.params)
+    with naming(PREFIX["task"], cell.task.params):
+        task: Task = task_class(cell.task.target)(seq_len=cell.seq_len, seed=cell.seed, **cell.task.params)
     return task
 
 

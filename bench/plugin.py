@@ -11,7 +11,8 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 _SEQUENCES = (tuple, list, collections.abc.Sequence)
@@ -79,7 +80,10 @@ def check_parameters(
     """
     accepted = parameters(cls, reserved)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
-    hints = typing.get_type_hints(cls.__init__)
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except NameError:  # annotations imported for type checkers only: names are checked, types are not
+        hints = {}
     checked: dict[str, Any] = {}
     for name, value in params.items():
         if name in reserved:
@@ -97,6 +101,17 @@ def check_parameters(
     if missing:
         raise ValueError(f"{kind}.{missing[0]}: missing; {cls.__name__} needs {', '.join(missing)}")
     return checked
+
+
+@contextmanager
+def naming(prefix: str, params: Collection[str]) -> Iterator[None]:
+    """A ValueError that begins with one of `params`, as in `window=0: expected ...`, gets the key's full name."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).partition("=")[0] in params:
+            raise ValueError(f"{prefix}.{error}") from error
+        raise
 
 
 def defaults(cls: type[Any], reserved: Collection[str] = ()) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from bench.schema import check_ranges
 #: Constructor arguments that the harness gives, by kind.
 RESERVED = {"method": ("shape", "layer", "generator"), "task": ("seq_len", "seed")}
 
+#: Where the parameters of a kind stand in the configuration.
+PREFIX = {"method": "method", "task": "task.params"}
+
 DEFAULT_SEQ_LEN, DEFAULT_HEADS, DEFAULT_HEAD_DIM = 1024, 8, 64
 
 COST_PASSES = ("latency", "memory", "flops")
@@ -36,9 +39,9 @@ def method_class(target: str) -> type[Any]:
 
 def task_class(target: str) -> type[Any]:
     """The task class at a dotted path; refuses what is no task."""
-    from tasks.registry import Task, names
+    from tasks.registry import TASKS, Task
 
-    return load_class(target, Task, "task", names())
+    return load_class(target, Task, "task", TASKS)
 
 
 def cell_from_config(cfg: DictConfig) -> Cell:
@@ -96,10 +99,9 @@ def _plugin(node: DictConfig, kind: str) -> tuple[Plugin, type[Any]]:
     given = OmegaConf.to_container(node.params if kind == "task" else node, resolve=True)
     assert isinstance(given, dict)
     params = {str(key): value for key, value in given.items() if key not in ("name", "_target_")}
-    prefix = "task.params" if kind == "task" else kind
     try:
         cls = method_class(node._target_) if kind == "method" else task_class(node._target_)
-        checked = check_parameters(cls, params, prefix, RESERVED[kind])
+        checked = check_parameters(cls, params, PREFIX[kind], RESERVED[kind])
     except ValueError as error:
         raise Refused(str(error)) from error
     full = {**defaults(cls, RESERVED[kind]), **checked}

@@ -227,17 +227,8 @@ RANGES: dict[str, tuple[float, float | None]] = {
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under the names that conf/*.yaml extend."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    for group, node in {
-        "task": TaskConfig,
-        "model": ModelConfig,
-        "measure": MeasureConfig,
-        "hardware": HardwareConfig,
-        "sweep": SweepConfig,
-    }.items():
-        store.store(group=f"schema/{group}", name="base", node=node)
+    """Make the schema known to Hydra; conf/config.yaml extends it, and the files of the groups fill it."""
+    ConfigStore.instance().store(name="schema", node=Config)
 
 
 def check_ranges(cfg: DictConfig) -> None:

@@ -29,7 +29,7 @@ class CosineAttention(Attention):
     ) -> None:
         super().__init__(shape)
         if temperature <= 0:
-            raise ValueError(f"method.temperature={temperature}: expected a number > 0")
+            raise ValueError(f"temperature={temperature}: expected a number > 0")
         self.temperature = temperature
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None) -> Tensor:
@@ -54,4 +54,3 @@ class CosineAttention(Attention):
     def flops(self, batch_size: int, seq_len: int) -> int:
         """4 N^2 D a head."""
         return 4 * batch_size * self.shape.heads * seq_len**2 * self.shape.head_dim
-

@@ -64,11 +64,12 @@ class Encoder(nn.Module):
         width = shape.heads * shape.head_dim
         self.embed = nn.Embedding(vocab_size, width)
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.positions: nn.Parameter | Tensor | None = None
+        self.positions: Tensor | None
         if positions == "learned":
-            self.positions = nn.Parameter(torch.empty(shape.seq_len, width).normal_(std=0.02))
-        elif positions == "sinusoidal":
-            self.register_buffer("positions", sinusoids(shape.seq_len, width))
+            self.register_parameter("positions", nn.Parameter(torch.empty(shape.seq_len, width).normal_(std=0.02)))
+        else:
+            fixed = sinusoids(shape.seq_len, width) if positions == "sinusoidal" else None
+            self.register_buffer("positions", fixed)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(layer, ff_dim, dropout) for layer in attention)
         self.norm = nn.LayerNorm(width)

@@ -40,7 +40,7 @@ class Linformer(Attention):
     ) -> None:
         super().__init__(shape)
         if rank < 1:
-            raise ValueError(f"method.rank={rank}: expected an integer >= 1")
+            raise ValueError(f"rank={rank}: expected an integer >= 1")
         self.rank = rank
         self.sharing: Sharing = sharing
         heads = shape.heads if sharing == "none" else 1

@@ -39,9 +39,9 @@ class Longformer(Attention):
     ) -> None:
         super().__init__(shape)
         if window < 2 or window % 2:
-            raise ValueError(f"method.window={window}: expected an even number >= 2 (the total width)")
+            raise ValueError(f"window={window}: expected an even number >= 2 (the total width)")
         if global_tokens < 0:
-            raise ValueError(f"method.global_tokens={global_tokens}: expected an integer >= 0")
+            raise ValueError(f"global_tokens={global_tokens}: expected an integer >= 0")
         self.window = window
         self.global_tokens = global_tokens
 

@@ -43,9 +43,9 @@ class Performer(Attention):
     ) -> None:
         super().__init__(shape)
         if features < 1:
-            raise ValueError(f"method.features={features}: expected an integer >= 1")
+            raise ValueError(f"features={features}: expected an integer >= 1")
         if eps < 0:
-            raise ValueError(f"method.eps={eps}: expected a number >= 0")
+            raise ValueError(f"eps={eps}: expected a number >= 0")
         self.features = features
         self.eps = eps
         generator = generator if generator is not None else torch.Generator().manual_seed(layer)

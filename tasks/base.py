@@ -9,6 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from tasks.heads import SequenceHead, TokenHead
+
 SplitName = Literal["train", "dev", "test"]
 
 #: Targets that do not count, in loss and metric alike (torch's cross-entropy default).
@@ -90,8 +92,6 @@ class Task(ABC):
 
     def head(self, width: int, pooling: str) -> nn.Module:
         """The module from hidden states `[B, N, width]` (and padding mask) to logits."""
-        from tasks.heads import SequenceHead, TokenHead
-
         if self.per_token:
             return TokenHead(width, self.num_classes)
         return SequenceHead(width, self.num_classes, pooling)

@@ -48,6 +48,6 @@ class TokenHead(nn.Module):
         self.classes = nn.Linear(width, classes)
 
     def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Hidden states `[B, N, E]` -> logits `[B, N, classes]`; padding needs no care, its targets are ignored."""
+        """Hidden states `[B, N, E]` -> logits `[B, N, classes]`; the targets at padding are ignored."""
         logits: Tensor = self.classes(hidden)
         return logits

@@ -2,8 +2,9 @@
 
 CUDA: the caching allocator's own peak. CPU on Linux with glibc: the process's high-water mark of resident
 memory, reset just before the call, with malloc's mmap threshold fixed so that freed memory goes back to the
-system and later allocations are seen; a first call has loaded the library code that would count as well. Elsewhere: the byte count of torch's profiler, which sees torch's
-allocator only. Must run in a process of its own: the threshold makes small operations slower.
+system and later allocations are seen; a first call has loaded the library code that would count as well.
+Elsewhere: the byte count of torch's profiler, which sees torch's allocator only. Must run in a process of its
+own: the threshold makes small operations slower.
 """
 
 from __future__ import annotations

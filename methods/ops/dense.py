@@ -33,5 +33,5 @@ def masked_softmax(logits: Tensor, allowed: Tensor | None) -> Tensor:
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D)) v with N x N scores; `allowed` is bool, broadcast to `[B, H, Nq, Nk]`."""
-    logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # scaling q spares a pass over the scores
     return masked_softmax(logits, allowed) @ v

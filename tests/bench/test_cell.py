@@ -47,12 +47,23 @@ def test_spelling_a_default_does_not_change_the_identity():
 
 def test_how_to_run_is_no_part_of_the_identity():
     plain = make_cell()
-    for item in ("timeout_s=3", "memory_limit_mib=99", "isolation=subprocess", "rerun=all", "run=x", "results_dir=y"):
+    for item in (
+        "timeout_s=3",
+        "memory_limit_mib=99",
+        "isolation=subprocess",
+        "rerun=all",
+        "run=x",
+        "results_dir=y",
+    ):
         assert make_cell(item).cell_id == plain.cell_id
 
 
 def test_a_cell_survives_json():
-    for cell in (make_cell("method=longformer"), make_cell("task=copying"), make_cell("level=model", "mode=train")):
+    for cell in (
+        make_cell("method=longformer"),
+        make_cell("task=copying"),
+        make_cell("level=model", "mode=train"),
+    ):
         again = Cell.from_content(json.loads(json.dumps(cell.content())))
         assert again == cell
         assert (again.cell_id, again.config_id) == (cell.cell_id, cell.config_id)

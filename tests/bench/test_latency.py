@@ -78,7 +78,9 @@ def test_the_number_of_rounds_follows_budget_and_bounds():
 @pytest.mark.parametrize("level", ["core", "mixer", "model"])
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_every_level_and_mode_can_be_called(level, mode):
-    cell = make_cell("method=linformer", "method.rank=8", f"level={level}", f"mode={mode}", "seq_len=48", "batch_size=2")
+    cell = make_cell(
+        "method=linformer", "method.rank=8", f"level={level}", f"mode={mode}", "seq_len=48", "batch_size=2"
+    )
     for method in (cell.method, BASELINE_METHOD):
         case = build_case(cell, method)
         case.call()
@@ -95,7 +97,9 @@ def test_training_cost_has_gradients_for_inputs_and_parameters():
 
 def test_a_against_a_is_one():
     """The baseline against itself, over 12 cells: nearly all intervals cover 1."""
-    cell = make_cell("seq_len=256", "heads=2", "measure.budget_s=0", "measure.min_rounds=10", "measure.block_s=0.005")
+    cell = make_cell(
+        "seq_len=256", "heads=2", "measure.budget_s=0", "measure.min_rounds=10", "measure.block_s=0.005"
+    )
     covered = 0
     for _ in range(12):
         one, other = (build_case(cell, Plugin("sdpa", BASELINE_METHOD.target)) for _ in range(2))

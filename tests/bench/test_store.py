@@ -66,7 +66,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left on device; free some space and run the same command again"):
+    with pytest.raises(
+        StoreError, match="No space left on device; free some space and run the same command again"
+    ):
         store.write_record(record("method=full"))
     with pytest.raises(StoreError, match=r"efficiency.csv: No space left"):
         collect(store)
@@ -78,7 +80,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store, monkeypatch):
 
 def test_an_unwritable_folder_is_one_line(tmp_path):
     (tmp_path / "taken").write_text("a file where the folder should be")
-    with pytest.raises(StoreError, match="cannot write .*; choose another folder with results_dir=PATH"):
+    with pytest.raises(StoreError, match=r"cannot write .*; choose another folder with results_dir=PATH"):
         Store(tmp_path / "taken", "test").open()
 
 
@@ -108,10 +110,10 @@ def test_tables_have_exactly_the_declared_columns(store):
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("line", ["method=sdpa", "measure=error", "task=copying seq_len=null"])
 def test_a_cell_without_results_still_has_its_row(store, line, status):
-    store.write_record(record(line, status=status, reason="why, with a comma and \"quotes\""))
+    store.write_record(record(line, status=status, reason='why, with a comma and "quotes"'))
     collect(store)
     rows = []
     for table in ("efficiency", "errors", "accuracy"):
         with (store.folder / f"{table}.csv").open() as handle:
             rows += list(csv.DictReader(handle))
-    assert [(row["status"], row["reason"]) for row in rows] == [(status, "why, with a comma and \"quotes\"")]
+    assert [(row["status"], row["reason"]) for row in rows] == [(status, 'why, with a comma and "quotes"')]

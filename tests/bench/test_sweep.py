@@ -56,11 +56,13 @@ def test_what_the_user_sets_restricts_the_grids():
 def test_an_empty_or_broken_sweep_is_refused():
     with hydra_context():
         with pytest.raises(Refused, match="no cell is left"):
-            sweep_cells(OmegaConf.create({"name": "x", "grids": {"a": {"method": "sdpa"}}}), ["method=full"], Composer())
+            sweep_cells(
+                OmegaConf.create({"name": "x", "grids": {"a": {"method": "sdpa"}}}), ["method=full"], Composer()
+            )
         with pytest.raises(Refused, match="expected a mapping of axis to values"):
             sweep_cells(OmegaConf.create({"name": "x", "grids": {"a": [1]}}), [], Composer())
+        grids = {"a": {"method": "longformer", "method.windw": [2, 4]}}
         with pytest.raises(Refused, match="no key 'windw'"):
-            grids = {"a": {"method": "longformer", "method.windw": [2, 4]}}
             sweep_cells(OmegaConf.create({"name": "x", "grids": grids}), [], Composer())
 
 
@@ -86,9 +88,24 @@ def test_rerun_policies():
     oom = {"status": "oom", "code_fingerprint": fingerprint(cell)}
     stale = {"status": "ok", "code_fingerprint": "older"}
     assert [must_run(None, cell, policy) for policy in ("none", "failed", "stale", "all")] == [True] * 4
-    assert [must_run(ok, cell, policy) for policy in ("none", "failed", "stale", "all")] == [False, False, False, True]
-    assert [must_run(oom, cell, policy) for policy in ("none", "failed", "stale", "all")] == [False, True, False, True]
-    assert [must_run(stale, cell, policy) for policy in ("none", "failed", "stale", "all")] == [False, False, True, True]
+    assert [must_run(ok, cell, policy) for policy in ("none", "failed", "stale", "all")] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert [must_run(oom, cell, policy) for policy in ("none", "failed", "stale", "all")] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert [must_run(stale, cell, policy) for policy in ("none", "failed", "stale", "all")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_longer_cells_than_one_that_ran_out_are_skipped(tmp_path):
@@ -114,7 +131,9 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 
 def test_a_sweep_killed_half_way_resumes_to_the_same_rows(tmp_path):
     command = [sys.executable, "bench/run.py", "sweep=smoke", "task=none", f"results_dir={tmp_path}"]
-    half = subprocess.Popen([*command, "run=killed"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    half = subprocess.Popen(
+        [*command, "run=killed"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     cells = tmp_path / "killed" / "cells"
     deadline = time.monotonic() + 60
     while (len(list(cells.glob("*.json"))) if cells.exists() else 0) < 3 and time.monotonic() < deadline:

@@ -17,7 +17,9 @@ def test_identity_projections_give_full_attention():
     assert torch.allclose(method(*inputs), build("full", shape)(*inputs), atol=1e-12)
 
 
-@pytest.mark.parametrize(("sharing", "matrices"), [("none", 288), ("headwise", 24), ("key_value", 12), ("layerwise", 1)])
+@pytest.mark.parametrize(
+    ("sharing", "matrices"), [("none", 288), ("headwise", 24), ("key_value", 12), ("layerwise", 1)]
+)
 def test_the_paper_counts_its_matrices(sharing, matrices):
     layers = Linformer.layers(Shape(12, 4, 16), 12, torch.Generator().manual_seed(0), rank=2, sharing=sharing)
     held = {id(parameter): parameter for layer in layers for parameter in layer.parameters()}
