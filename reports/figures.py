@@ -1,0 +1,64 @@
+"""Figures to files: PNG, SVG and CSV beside the page, and the SVG that stands in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from reports.load import Run
+from reports.plots.base import Plot
+
+#: Neither dates nor versions of tools, so that the same CSV files give the same bytes.
+_PNG_METADATA = {"Software": None}
+_SVG_METADATA = {"Date": None, "Creator": None}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A figure to draw: of which part of the run, and under which name."""
+
+    plot: Plot
+    run: Run
+    name: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure on disk, and its SVG for the page."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+
+
+def render(request: Request, folder: Path) -> Drawn | None:
+    """Draw one figure into `folder`; None where the run has nothing to show in it."""
+    figure = request.plot.draw(request.run)
+    if figure is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / request.name
+    figure.savefig(path.with_suffix(".png"), metadata=_PNG_METADATA)
+    figure.savefig(path.with_suffix(".svg"), metadata=_SVG_METADATA)
+    plt.close(figure)
+    path.with_suffix(".csv").write_text(
+        request.plot.data(request.run).to_csv(index=False, lineterminator="\n"), encoding="utf-8"
+    )
+    title = f"{request.plot.title}: {request.setting}" if request.setting else request.plot.title
+    svg = inline(path.with_suffix(".svg").read_text(encoding="utf-8"), request.name)
+    return Drawn(request.name, title, request.plot.caption, f"{title}. {request.plot.caption}", svg)
+
+
+def inline(svg: str, name: str) -> str:
+    """An SVG file as an element of a page: no prolog, and ids that no other figure has."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    # The page names the figure; a screen reader should not walk through its strokes.
+    return svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)

@@ -1,0 +1,97 @@
+"""What the points say together: scaling exponents, crossover lengths, and means over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from scipy.stats import linregress, t
+
+#: Below this length fixed overhead, not the algorithm, sets the time.
+SHORTEST = 512
+_FEWEST = 3
+
+Verdict = Literal["crosses", "always faster", "no difference", "not within the measured range"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, over `count` observations, and how the interval was made."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+    way: str
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """Where a speedup passes 1; an end of the interval is None where it lies outside the measured range."""
+
+    verdict: Verdict
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def exponent(lengths: Sequence[float], values: Sequence[float], *, shortest: float = SHORTEST) -> Estimate | None:
+    """The slope of log value over log length, with a t-interval; None with fewer than three lengths."""
+    pairs = [(n, v) for n, v in zip(lengths, values, strict=True) if n >= shortest and v > 0]
+    if len({n for n, _ in pairs}) < _FEWEST:
+        return None
+    fit = linregress([math.log(n) for n, _ in pairs], [math.log(v) for _, v in pairs])
+    half = float(t.ppf(0.975, len(pairs) - 2)) * float(fit.stderr)
+    slope = float(fit.slope)
+    return Estimate(slope, slope - half, slope + half, len(pairs), "least squares on logarithms")
+
+
+def crossover(
+    lengths: Sequence[float], speedups: Sequence[float], lows: Sequence[float], highs: Sequence[float]
+) -> Crossover:
+    """The length from which the speedup stays above 1, interpolated between measured points.
+
+    The interval is where the upper and the lower ends of the speedup intervals pass 1.
+    """
+    points = sorted(zip(lengths, speedups, lows, highs, strict=True))
+    if not points:
+        return Crossover("not within the measured range")
+    if all(low <= 1 <= high for _, _, low, high in points):
+        return Crossover("no difference")
+    latest = _crossing([(n, low) for n, _, low, _ in points])
+    if all(speedup > 1 for _, speedup, _, _ in points):
+        return Crossover("always faster", high=latest)
+    value = _crossing([(n, speedup) for n, speedup, _, _ in points])
+    if value is None:
+        return Crossover("not within the measured range")
+    return Crossover("crosses", value, low=_crossing([(n, high) for n, _, _, high in points]), high=latest)
+
+
+def _crossing(curve: Sequence[tuple[float, float]]) -> float | None:
+    """The last place where the curve passes 1 upwards, if it ends above 1."""
+    if curve[-1][1] <= 1:
+        return None
+    for (n0, s0), (n1, s1) in reversed(list(pairwise(curve))):
+        if s0 <= 1 < s1:
+            part = math.log(1 / s0) / math.log(s1 / s0) if s0 > 0 else 1.0
+            return float(math.exp(math.log(n0) + part * math.log(n1 / n0)))
+    return None
+
+
+def covers_one(low: float, high: float) -> bool:
+    """Whether a speedup interval leaves "no difference" possible; an unknown interval does."""
+    return not (low > 1 or high < 1)
+
+
+def over_seeds(values: Sequence[float], low: float, high: float) -> Estimate:
+    """Mean and Student-t interval over seeds; with one seed, the interval of that row (`low`, `high`)."""
+    count = len(values)
+    mean = sum(values) / count
+    if count == 1:
+        return Estimate(mean, low, high, 1, "Wilson, one seed")
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
+    return Estimate(mean, mean - half, mean + half, count, f"Student t, {count} seeds")

@@ -1,0 +1,71 @@
+"""The page: one HTML file with everything in it, and the files that it links to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from tqdm import tqdm
+
+from reports import header
+from reports.figures import Drawn, Request, render
+from reports.load import Run
+from reports.sections import Section, sections
+from reports.style import use_theme
+from reports.tables import Table
+
+_HERE = Path(__file__).parent
+
+
+def build(run: Run, folder: Path, *, command: str) -> Path:
+    """Write the page of `run`, its figures and its tables into `folder`; returns the path of the page."""
+    use_theme()
+    chapters = sections(run)
+    drawn = _draw(chapters, folder / "figures")
+    for table in _tables(chapters):
+        _write(table, folder / "tables")
+    page = folder / "index.html"
+    page.write_text(_html(run, chapters, drawn, command), encoding="utf-8")
+    return page
+
+
+def _draw(chapters: Iterable[Section], folder: Path) -> dict[str, Drawn]:
+    requests: list[Request] = [
+        request for chapter in chapters for part in chapter.parts for request in part.figures
+    ]
+    drawn = (render(request, folder) for request in tqdm(requests, desc="figures", unit="figure", leave=False))
+    return {figure.name: figure for figure in drawn if figure is not None}
+
+
+def _tables(chapters: Iterable[Section]) -> list[Table]:
+    return [table for chapter in chapters for part in chapter.parts for table in part.tables]
+
+
+def _write(table: Table, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    forms = (("md", table.to_markdown()), ("tex", table.to_latex()), ("csv", table.to_csv()))
+    for suffix, text in forms:
+        (folder / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
+
+
+def _html(run: Run, chapters: list[Section], drawn: dict[str, Drawn], command: str) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("template.html.j2").render(
+        name=run.name,
+        facts=header.facts(run),
+        warnings=header.warnings(run),
+        sections=chapters,
+        drawn=drawn,
+        command=command,
+        css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        # matplotlib escapes the labels itself.
+        svg=Markup,
+    )

@@ -1,0 +1,48 @@
+"""Approximation error over the budget of a method."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.errors import at_one_length, inexact, measured
+from reports.load import Run
+from reports.plots.base import Plot
+from reports.plots.errors import DATA_COLUMNS, draw_lines
+from reports.text import length, tick
+
+
+def draw(run: Run) -> Figure | None:
+    """Output error over the budget, a panel a method, a line a scale of q and k; None without budgets."""
+    frame = _rows(run)
+    if frame.empty:
+        return None
+    return draw_lines(
+        frame,
+        x="budget_value",
+        x_label=lambda rows: str(rows["budget_name"].iloc[0]),
+        x_text=tick,
+        line="qk_norm",
+        line_title="scale of q and k",
+        line_text=tick,
+        title=f" at {length(float(frame['seq_len'].iloc[0]))} tokens",
+    )
+
+
+def data(run: Run) -> pd.DataFrame:
+    """The rows of the figure, one a seed."""
+    return _rows(run)[DATA_COLUMNS]
+
+
+def _rows(run: Run) -> pd.DataFrame:
+    return inexact(at_one_length(measured(run.errors[run.errors["budget_value"].notna()])))
+
+
+FIGURE = Plot(
+    "error-budget",
+    "Error over budget",
+    "Relative error of the output against exact softmax attention: 0 is exact, near 1 nothing of the output "
+    "is left; a band spans the seeds, and a line that does not fall says that a larger budget does not help.",
+    draw,
+    data,
+)

@@ -1,0 +1,32 @@
+"""Peak memory over the sequence length."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.load import Run
+from reports.plots.base import Plot
+from reports.plots.scaling import Cost, cost_data, draw_cost
+
+_COST = Cost("peak_mib", "peak memory (MiB)", exponents=True, line_at=None)
+
+
+def draw(run: Run) -> Figure | None:
+    """Peak memory over the sequence length, one panel a mode; None without a measured cell."""
+    return draw_cost(run, _COST)
+
+
+def data(run: Run) -> pd.DataFrame:
+    """The points of the figure."""
+    return cost_data(run, _COST)
+
+
+FIGURE = Plot(
+    "memory",
+    "Peak memory over length",
+    "Peak memory beyond inputs and parameters, both axes logarithmic: at"
+    " a slope of 2 in the legend, twice the length needs four times the memory.",
+    draw,
+    data,
+)

@@ -1,0 +1,134 @@
+"""A cost over the sequence length, one panel a mode: what time, memory, throughput and speedup share."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.fits import exponent
+from reports.load import Run
+from reports.plots.base import failure_key, key, legend, length_axis, number_axis, panels
+from reports.points import Point, cost_points, modes, ordered_series, tidy
+from reports.style import Style, series_styles
+from reports.text import DASH
+
+_STACK = 0.035
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One column of `efficiency` and its axis."""
+
+    column: str
+    label: str
+    exponents: bool = False
+    line_at: float | None = None
+
+
+def draw_cost(run: Run, cost: Cost) -> Figure | None:
+    """`cost` over the length for every series; failed cells are gaps with a cross at the top."""
+    frame = run.efficiency
+    points = cost_points(frame, cost.column, ("mode", "seq_len"))
+    if not any(point.measured for point in points):
+        return None
+    series = ordered_series(frame)
+    book = series_styles(run.methods, series)
+    names = modes(frame)
+    figure, axes = panels(len(names), height=3.1, columns=2, share_y=True)
+    slopes: dict[str, list[str]] = {name: [] for name, _ in series}
+    for panel, mode in zip(axes, names, strict=True):
+        here = [point for point in points if point.place[0] == mode]
+        for name, _ in series:
+            line = [point for point in here if point.series == name]
+            _draw_line(panel, line, book[name])
+            slopes[name].append(_slope(line))
+        _mark_failures(panel, here, book)
+        panel.set_title(mode)
+        length_axis(panel, [_length(point) for point in points])
+        if cost.line_at is not None:
+            panel.axhline(cost.line_at, color="#2b2f36", linewidth=0.9, zorder=1)
+    for panel in axes:
+        panel.set_yscale("log")
+        panel.set_ylim(*_limits(points))
+        number_axis(panel)
+    axes[0].set_ylabel(cost.label)
+    labels = {name: _label(name, slopes[name]) if cost.exponents else name for name, _ in series}
+    handles = [key(book[name], labels[name]) for name, _ in series]
+    handles += [failure_key()] if any(point.failure for point in points) else []
+    legend(figure, handles, f"series: exponent of length, {' / '.join(names)}" if cost.exponents else "")
+    return figure
+
+
+def cost_data(run: Run, cost: Cost) -> pd.DataFrame:
+    """The points of `draw_cost`."""
+    places = ("mode", "seq_len")
+    return tidy(cost_points(run.efficiency, cost.column, places), places)
+
+
+def _draw_line(panel: Axes, line: list[Point], style: Style) -> None:
+    line = sorted(line, key=_length)
+    # A failed length stays in the line as NaN, so that no stroke bridges it.
+    lengths, values = [_length(point) for point in line], [point.value for point in line]
+    panel.plot(lengths, values, color=style.colour, linestyle=style.line, zorder=2)
+    for point in line:
+        if not point.measured:
+            continue
+        if math.isfinite(point.low) and math.isfinite(point.high):
+            panel.vlines(_length(point), point.low, point.high, color=style.colour, linewidth=1.0, zorder=2)
+        face = "white" if point.degenerate else style.colour
+        panel.plot(
+            _length(point),
+            point.value,
+            marker=style.marker,
+            markerfacecolor=face,
+            markeredgecolor=style.colour if point.degenerate else "white",
+            markeredgewidth=1.0 if point.degenerate else 0.4,
+            zorder=3,
+        )
+
+
+def _mark_failures(panel: Axes, points: list[Point], book: dict[str, Style]) -> None:
+    failed_at: dict[float, int] = {}
+    for point in points:
+        if not point.failure:
+            continue
+        rank = failed_at.get(_length(point), 0)
+        failed_at[_length(point)] = rank + 1
+        panel.plot(
+            _length(point),
+            max(0.0, 0.975 - rank * _STACK),
+            marker="x",
+            markeredgewidth=1.4,
+            color=book[point.series].colour,
+            transform=panel.get_xaxis_transform(),
+            zorder=4,
+        )
+
+
+def _limits(points: list[Point]) -> tuple[float, float]:
+    """Around all intervals, with room at the top for the tallest stack of failures."""
+    ends = [end for point in points for end in (point.value, point.low, point.high) if end > 0]
+    bottom, top = min(ends, default=1.0), max(ends, default=1.0)
+    span = max(math.log(top / bottom), 0.5)
+    failed = Counter(point.place for point in points if point.failure)
+    share = min(0.5, 0.06 + _STACK * max(failed.values(), default=0))
+    return bottom * math.exp(-0.06 * span), top * math.exp(span * share / (1 - share))
+
+
+def _slope(line: list[Point]) -> str:
+    measured = [point for point in line if point.measured and not point.degenerate]
+    fit = exponent([_length(point) for point in measured], [point.value for point in measured])
+    return f"{fit.value:.2f}" if fit else DASH
+
+
+def _label(name: str, slopes: list[str]) -> str:
+    return f"{name}: {' / '.join(slopes)}"
+
+
+def _length(point: Point) -> float:
+    return float(str(point.place[1]))

@@ -1,0 +1,85 @@
+"""Accuracy against speed, with the area of a bubble for peak memory, as Long Range Arena plots it."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from reports.load import Run
+from reports.plots.base import Plot, key, legend, panels
+from reports.points import ordered_series
+from reports.style import FAINT, series_styles
+from reports.text import number, plain
+from reports.tradeoff import Candidate, candidates, facts, front
+
+_LARGEST = 420.0
+
+
+def draw(run: Run) -> Figure | None:
+    """A bubble for every configuration with accuracy and cost, a panel a task; None without one."""
+    found = candidates(run)
+    if not found:
+        return None
+    tasks = sorted({candidate.task for candidate in found})
+    series = [pair for pair in ordered_series(run.accuracy) if pair[0] in {c.series for c in found}]
+    book = series_styles(run.methods, series)
+    largest = max((c.peak_mib for c in found if math.isfinite(c.peak_mib)), default=1.0) or 1.0
+    figure, axes = panels(len(tasks), height=2.6, columns=3)
+    for panel, task in zip(axes, tasks, strict=True):
+        here = [candidate for candidate in found if candidate.task == task]
+        _draw_front(panel, front(here))
+        for one in here:
+            colour = book[one.series].colour
+            panel.hlines(one.accuracy.value, one.cost_low, one.cost_high, color=colour, linewidth=0.9)
+            panel.vlines(one.cost, one.accuracy.low, one.accuracy.high, color=colour, linewidth=0.9)
+            known = math.isfinite(one.peak_mib)
+            panel.scatter(
+                one.cost,
+                one.accuracy.value,
+                s=_LARGEST * one.peak_mib / largest if known else 20,
+                color=colour if known else "none",
+                edgecolor=colour,
+                alpha=0.55,
+                linewidth=1.2,
+            )
+            panel.plot(one.cost, one.accuracy.value, book[one.series].marker, color=colour, markersize=3.5)
+        panel.set_title(plain(task))
+        panel.set_xlabel(here[0].cost_label)
+        panel.margins(0.22)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+    axes[0].set_ylabel("test accuracy")
+    title = f"largest bubble: {number(largest)} MiB; dashed: Pareto front"
+    legend(figure, [key(book[name], name) for name, _ in series], title)
+    return figure
+
+
+def _draw_front(panel: Axes, members: list[Candidate]) -> None:
+    ordered = sorted(members, key=lambda one: one.cost)
+    panel.plot(
+        [one.cost for one in ordered],
+        [one.accuracy.value for one in ordered],
+        color=FAINT,
+        linestyle="--",
+        linewidth=1.0,
+        zorder=1,
+    )
+
+
+def data(run: Run) -> pd.DataFrame:
+    """The points of the figure."""
+    return facts(candidates(run))
+
+
+FIGURE = Plot(
+    "tradeoff",
+    "Accuracy against speed",
+    "Up is more accurate, right is faster, a smaller bubble needs less memory; a method off the dashed front "
+    "is beaten in both accuracy and speed by another one.",
+    draw,
+    data,
+)

@@ -1,0 +1,163 @@
+"""Rows to points: one point for each series and place, a failure staying a failure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import pandas as pd
+
+from reports.fits import over_seeds
+
+MODES = ("forward", "train", "decode")
+#: Exact attention comes first in every legend and table.
+_FIRST = ("full", "sdpa")
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one configuration does at one place; `value` is NaN where it failed or was not measured."""
+
+    series: str
+    method: str
+    place: tuple[object, ...]
+    value: float
+    low: float
+    high: float
+    count: int
+    failure: str
+    reason: str
+    degenerate: bool
+    way: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a value."""
+        return math.isfinite(self.value)
+
+
+def cost_points(frame: pd.DataFrame, column: str, places: Sequence[str]) -> list[Point]:
+    """Points of a cost; repeats give the median of their values and the envelope of their intervals."""
+
+    def combine(rows: list[Row]) -> tuple[float, float, float, str]:
+        value = median(_number(row, column) for row in rows)
+        low = min(_number(row, f"{column}_low") for row in rows)
+        high = max(_number(row, f"{column}_high") for row in rows)
+        return value, low, high, ""
+
+    return _points(frame, column, places, combine)
+
+
+def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top: float = math.inf) -> list[Point]:
+    """Points of a quality: mean over seeds with a t-interval, or the interval of the row of a single seed."""
+
+    def combine(rows: list[Row]) -> tuple[float, float, float, str]:
+        first = rows[0]
+        estimate = over_seeds(
+            [_number(row, column) for row in rows],
+            _number(first, f"{column}_low"),
+            _number(first, f"{column}_high"),
+        )
+        return estimate.value, max(0.0, estimate.low), min(top, estimate.high), estimate.way
+
+    return _points(frame, column, places, combine)
+
+
+def _points(
+    frame: pd.DataFrame,
+    column: str,
+    places: Sequence[str],
+    combine: Callable[[list[Row]], tuple[float, float, float, str]],
+) -> list[Point]:
+    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in records(frame):
+        groups[(row["series"], *(row[place] for place in places))].append(row)
+    points = []
+    for key, rows in groups.items():
+        measured = [row for row in rows if row["status"] == "ok" and math.isfinite(_number(row, column))]
+        failure, reason = failures(rows)
+        value = low = high = math.nan
+        way = ""
+        # A mean over the seeds that survived would hide the one that did not.
+        if measured and not failure:
+            value, low, high, way = combine(measured)
+        points.append(
+            Point(
+                series=str(rows[0]["series"]),
+                method=str(rows[0]["method"]),
+                place=key[1:],
+                value=value,
+                low=low,
+                high=high,
+                count=len(measured),
+                failure=failure,
+                reason=reason,
+                degenerate=any(row["degenerate"] is True for row in rows),
+                way=way,
+            )
+        )
+    return sorted(points, key=lambda point: (series_order(point.series, point.method), point.place))
+
+
+def tidy(points: Sequence[Point], place_names: Sequence[str]) -> pd.DataFrame:
+    """The points as one observation a row."""
+    names = ["series", "method", *place_names, "value", "low", "high", "count", "failure", "reason", "degenerate"]
+    return pd.DataFrame(
+        [
+            (p.series, p.method, *p.place, p.value, p.low, p.high, p.count, p.failure, p.reason, p.degenerate)
+            for p in points
+        ],
+        columns=names,
+    )
+
+
+def failures(rows: Iterable[Row]) -> tuple[str, str]:
+    """The statuses other than ok, counted where not all rows share one, and their reasons."""
+    rows = list(rows)
+    failed = [row for row in rows if row["status"] != "ok"]
+    counts = Counter(str(row["status"]) for row in failed)
+    words = [name if count == len(rows) else f"{name} {count} of {len(rows)}" for name, count in counts.items()]
+    reasons = dict.fromkeys(str(row["reason"]) for row in failed if row["reason"])
+    return ", ".join(words), "; ".join(reasons)
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows as dictionaries of plain Python values."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def series_order(series: str, method: str) -> tuple[int, str, list[tuple[float, str]]]:
+    """Exact methods first, then by name, budgets by size."""
+    first = _FIRST.index(method) if method in _FIRST else len(_FIRST)
+    words = series[len(method) :].split()
+    return first, method, [(float(w), "") if _is_number(w) else (-math.inf, w) for w in words]
+
+
+def ordered_series(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Each (series, method) of `frame`, in the order of legends and tables."""
+    pairs = {(str(s), str(m)) for s, m in zip(frame["series"], frame["method"], strict=True)}
+    return sorted(pairs, key=lambda pair: series_order(*pair))
+
+
+def modes(frame: pd.DataFrame) -> list[str]:
+    """The modes of `frame`, the known ones in their usual order."""
+    found = {str(mode) for mode in frame["mode"]}
+    return sorted(found, key=lambda mode: (MODES.index(mode) if mode in MODES else len(MODES), mode))
+
+
+def _number(row: Row, column: str) -> float:
+    value = row.get(column)
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""What the report relies on in the CSV files: the version, and each column it reads with its kind.
+
+`bench/columns.py` declares the whole schema; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+SUPPORTED_VERSION = 1
+
+STATUSES = ("ok", "oom", "timeout", "unsupported", "error", "diverged", "skipped")
+
+#: `name` is a text that may not be empty and `count` a whole number that may not be; the others may be
+#: empty. `metric` is finite and not negative, `share` also at most 1; `loss` may be infinite or NaN,
+#: because that is what a diverged training run leaves in its curve.
+Kind = Literal["text", "name", "status", "whole", "count", "flag", "number", "metric", "share", "loss"]
+
+Kinds = dict[str, Kind]
+
+_IDENTITY: Kinds = {
+    "schema_version": "count",
+    "run": "text",
+    "cell_id": "name",
+    "config_id": "name",
+    "env_id": "name",
+}
+
+_AXES: Kinds = {
+    "method": "name",
+    "budget_name": "text",
+    "budget_value": "number",
+    "degenerate": "flag",
+    "method_params": "text",
+    "task": "text",
+    "model": "text",
+    "layers": "whole",
+    "seq_len": "count",
+    "batch_size": "whole",
+    "heads": "whole",
+    "head_dim": "whole",
+    "causal": "flag",
+    "level": "name",
+    "mode": "name",
+    "seed": "whole",
+    "device": "text",
+    "dtype": "text",
+    "threads": "whole",
+    "compile": "flag",
+}
+
+_OUTCOME: Kinds = {
+    "status": "status",
+    "reason": "text",
+    "backend": "text",
+    "parameters": "whole",
+    "started_at": "text",
+}
+
+_MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text"}
+
+
+def _interval(column: str, kind: Kind) -> Kinds:
+    return {column: kind, f"{column}_low": kind, f"{column}_high": kind}
+
+
+#: File stem -> the columns read from it.
+TABLES: dict[str, Kinds] = {
+    "efficiency": {
+        **_IDENTITY,
+        **_AXES,
+        **_OUTCOME,
+        **_interval("latency_ms", "metric"),
+        "rounds": "whole",
+        **_interval("tokens_per_s", "metric"),
+        "baseline": "text",
+        "baseline_backend": "text",
+        **_interval("speedup", "metric"),
+        **_MEMORY,
+        "output_error": "metric",
+    },
+    "errors": {
+        **_IDENTITY,
+        **_AXES,
+        **_OUTCOME,
+        "qk_norm": "metric",
+        "output_error": "metric",
+        "attention_error": "metric",
+        "row_tv": "metric",
+        "row_kl": "metric",
+        "note": "text",
+    },
+    "accuracy": {
+        **_IDENTITY,
+        **_AXES,
+        **_OUTCOME,
+        "metric": "text",
+        **_interval("accuracy", "share"),
+        "test_targets": "whole",
+        "chance": "share",
+        "dev_accuracy": "share",
+        "steps": "whole",
+        "train_loss": "loss",
+        "step_ms": "metric",
+        "train_tokens_per_s": "metric",
+        **_MEMORY,
+    },
+    "curves": {
+        **_IDENTITY,
+        **_AXES,
+        "step": "count",
+        "train_loss": "loss",
+        "dev_loss": "loss",
+        "dev_accuracy": "share",
+    },
+    "samples": {**_IDENTITY, "round": "count", "subject": "name", "wall_ms": "metric"},
+    "environments": {
+        "schema_version": "count",
+        "run": "text",
+        "env_id": "name",
+        "name": "name",
+        "value": "text",
+    },
+}
+
+#: Tables of which at least one must have rows.
+RESULTS = ("efficiency", "errors", "accuracy")
+
+#: What identifies a row within a table; a second row with the same values would be counted twice.
+UNIQUE: dict[str, tuple[str, ...]] = {
+    "efficiency": ("env_id", "cell_id"),
+    "errors": ("env_id", "cell_id", "qk_norm"),
+    "accuracy": ("env_id", "cell_id"),
+}

@@ -1,0 +1,156 @@
+"""What the page says, in its order: answer, scaling, quality, trade-off, failures, noise, environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from reports import plots
+from reports.accuracy import accuracy_sentences
+from reports.answer import answers, sentences
+from reports.figures import Request
+from reports.load import HOW_TO_RUN, Run
+from reports.noise import noise_sentences
+from reports.plots.base import Plot
+from reports.settings import Setting, cost_settings, error_settings, task_settings
+from reports.tables import Table
+from reports.tables.answer import answer_table
+from reports.tables.failures import backends_table, environments_table, failures_table, noise_table
+from reports.tables.quality import accuracy_table, error_table, parameters_table, tradeoff_table
+from reports.tables.scaling import scaling_tables
+
+
+@dataclass(frozen=True)
+class Part:
+    """What belongs to one setting: sentences, then figures, then tables."""
+
+    heading: str = ""
+    context: str = ""
+    sentences: tuple[str, ...] = ()
+    figures: tuple[Request, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of the page; `empty` says what is missing where it has no part."""
+
+    anchor: str
+    title: str
+    parts: tuple[Part, ...] = field(default=())
+    empty: str = ""
+
+
+def sections(run: Run) -> list[Section]:
+    """Every section of the page, also those that have nothing to show and say so."""
+    costs, errors = cost_settings(run), error_settings(run)
+    trained, curves = task_settings(run, "accuracy"), task_settings(run, "curves")
+    return [
+        Section(
+            "answer",
+            "Which method should I use here?",
+            (*_each(costs, _answer), *_each(trained, _most_accurate)),
+            _missing("a cost or an accuracy", "efficiency.csv or accuracy.csv"),
+        ),
+        Section("scaling", "How does it scale?", _each(costs, _scaling), _missing("a cost", "efficiency.csv")),
+        Section(
+            "error",
+            "What does it cost in quality: error",
+            _each(errors, _error),
+            _missing("an error", "errors.csv", "measure=error"),
+        ),
+        Section(
+            "accuracy",
+            "What does it cost in quality: accuracy",
+            (*_each(trained, _accuracy), *_each(curves, _curves)),
+            _missing("an accuracy", "accuracy.csv", "task=listops"),
+        ),
+        Section(
+            "tradeoff",
+            "Accuracy, speed and memory together",
+            _each(trained, _tradeoff),
+            "No configuration has both an accuracy and a speed in one environment. Train it on a task, and for "
+            "paired times also measure the same configuration with measure=cost.",
+        ),
+        Section("failures", "What failed, and why", _whole(failures_table(run)), "Every cell ended well."),
+        Section("noise", "How much is noise?", _noise(run), "No cell timed SDPA against itself; add method=sdpa."),
+        Section(
+            "environment",
+            "On which machine",
+            (*_whole(environments_table(run)), *_whole(backends_table(run))),
+            "environments.csv has no rows.",
+        ),
+    ]
+
+
+def _missing(what: str, files: str, option: str = "") -> str:
+    example = f"python bench/run.py {option}" if option else HOW_TO_RUN
+    return f"This run measured no such thing: {files} has no rows with {what}. To measure: {example}"
+
+
+def _each(settings: list[Setting], build: Callable[[Setting, str], Part | None]) -> tuple[Part, ...]:
+    parts = (build(setting, f"-{setting.slug}" if setting.slug else "") for setting in settings)
+    return tuple(part for part in parts if part is not None)
+
+
+def _requests(group: tuple[Plot, ...], setting: Setting, suffix: str) -> tuple[Request, ...]:
+    return tuple(Request(plot, setting.run, f"{plot.name}{suffix}", setting.label) for plot in group)
+
+
+def _answer(setting: Setting, suffix: str) -> Part | None:
+    found = answers(setting.run)
+    if not found:
+        return None
+    return Part(setting.label, setting.context, tuple(sentences(found)), tables=(answer_table(found, suffix),))
+
+
+def _most_accurate(setting: Setting, _: str) -> Part | None:
+    lines = accuracy_sentences(setting.run)
+    return (
+        Part(f"accuracy, {setting.label}" if setting.label else "accuracy", sentences=tuple(lines))
+        if lines
+        else None
+    )
+
+
+def _scaling(setting: Setting, suffix: str) -> Part:
+    figures = _requests(plots.SCALING, setting, suffix)
+    tables = tuple(scaling_tables(setting.run, suffix))
+    return Part(setting.label, setting.context, figures=figures, tables=tables)
+
+
+def _error(setting: Setting, suffix: str) -> Part:
+    figures = _requests(plots.ERROR, setting, suffix)
+    return Part(setting.label, setting.context, figures=figures, tables=(error_table(setting.run, suffix),))
+
+
+def _accuracy(setting: Setting, suffix: str) -> Part:
+    tables = (accuracy_table(setting.run, suffix), parameters_table(setting.run, suffix))
+    return Part(
+        setting.label,
+        figures=_requests(plots.ACCURACY, setting, suffix),
+        tables=tuple(table for table in tables if table),
+    )
+
+
+def _curves(setting: Setting, suffix: str) -> Part:
+    return Part(setting.label, figures=_requests(plots.CURVES, setting, suffix))
+
+
+def _tradeoff(setting: Setting, suffix: str) -> Part | None:
+    table = tradeoff_table(setting.run, suffix)
+    if table is None:
+        return None
+    return Part(setting.label, figures=_requests(plots.TRADEOFF, setting, suffix), tables=(table,))
+
+
+def _noise(run: Run) -> tuple[Part, ...]:
+    table = noise_table(run)
+    if table is None:
+        return ()
+    figures = tuple(Request(plot, run, plot.name, "") for plot in plots.NOISE)
+    return (Part(sentences=tuple(noise_sentences(run)), figures=figures, tables=(table,)),)
+
+
+def _whole(table: Table | None) -> tuple[Part, ...]:
+    return (Part(tables=(table,)),) if table else ()

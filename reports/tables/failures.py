@@ -1,0 +1,102 @@
+"""Tables of what did not end well, of what ran where, and of the noise."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+
+from reports.fits import covers_one
+from reports.load import Run
+from reports.noise import pairs
+from reports.points import records
+from reports.schema import RESULTS, STATUSES
+from reports.tables.base import Cell, Table
+from reports.text import DASH, TIMES, interval, length
+
+
+def failures_table(run: Run) -> Table | None:
+    """Every cell that is not ok, equal ones counted together; None where all are."""
+    columns = ("table", "env_id", "method", "level", "mode", "seq_len", "task", "status", "reason")
+    counts: Counter[tuple[object, ...]] = Counter()
+    for table in RESULTS:
+        for row in records(getattr(run, table)):
+            if row["status"] != "ok":
+                counts[(table, *(row[name] for name in columns[1:]))] += 1
+    if not counts:
+        return None
+    shown = [name for name in columns if name != "env_id" or len(run.env_ids) > 1]
+    order = sorted(counts, key=lambda key: (key[0], key[2], key[3], key[4], key[5], key[6], key[7], key[8]))
+    rows = []
+    for key in order:
+        fields = dict(zip(columns, key, strict=True))
+        fields["seq_len"] = length(float(str(fields["seq_len"])))
+        fields["reason"] = fields["reason"] or "no reason recorded"
+        cells = [Cell(str(fields[name]), "failure" if name == "status" else "text") for name in shown]
+        rows.append((*cells, Cell(str(counts[key]), "number")))
+    names = {"seq_len": "length", "env_id": "environment", "table": "measured"}
+    data = pd.DataFrame([(*key, counts[key]) for key in order], columns=[*columns, "count"])
+    caption = "Each planned cell ends in a row; none of these is in any mean, fit or interval of this report."
+    header = (*(names.get(name, name) for name in shown), "count")
+    return Table("failures", "Cells that gave no result", caption, header, tuple(rows), data)
+
+
+def status_counts(run: Run) -> dict[str, int]:
+    """How many rows ended in each status, those that occur, over all results."""
+    found = Counter(str(status) for table in RESULTS for status in getattr(run, table)["status"])
+    return {status: found[status] for status in STATUSES if found[status]}
+
+
+def noise_table(run: Run) -> Table | None:
+    """The A/A pairs: SDPA timed against itself; None without one."""
+    found = pairs(run)
+    if not found:
+        return None
+    rows = tuple(
+        (
+            Cell(pair.env_id),
+            Cell(pair.where),
+            Cell(pair.mode),
+            Cell(length(pair.seq_len)),
+            Cell(interval(pair.speedup, pair.low, pair.high), "number"),
+            Cell("yes") if covers_one(pair.low, pair.high) else Cell("no", "failure"),
+        )
+        for pair in found
+    )
+    data = pd.DataFrame([vars(pair) for pair in found])
+    caption = "Of 95 % intervals about one in twenty misses 1 by chance; more than that is a noisy machine."
+    header = ("environment", "level or task", "mode", "length", f"speedup over itself ({TIMES})", "covers 1")
+    return Table("noise", "SDPA against itself", caption, header, rows, data)
+
+
+def backends_table(run: Run) -> Table | None:
+    """Which code ran for each method, and how its memory was measured; None without cost cells."""
+    columns = ["env_id", "level", "mode", "method", "device", "dtype", "backend", "peak_way"]
+    frame = run.efficiency[run.efficiency["status"] == "ok"]
+    if frame.empty:
+        return None
+    counted = Counter(tuple(str(row[name]) for name in columns) for row in records(frame))
+    rows = tuple(
+        (*(Cell(part or DASH) for part in key), Cell(str(count), "number"))
+        for key, count in sorted(counted.items())
+    )
+    data = pd.DataFrame([(*key, count) for key, count in sorted(counted.items())], columns=[*columns, "count"])
+    header = ("environment", "level", "mode", "method", "device", "dtype", "backend", "peak measured by", "cells")
+    return Table("backends", "What really ran", "The backend that each cell reported.", header, rows, data)
+
+
+def environments_table(run: Run) -> Table | None:
+    """The recorded facts, a column an environment; None where none were recorded."""
+    frame = run.environments
+    if frame.empty:
+        return None
+    facts: dict[tuple[str, str], str] = {}
+    for row in records(frame):
+        facts[str(row["name"]), str(row["env_id"])] = str(row["value"])
+    envs = sorted({env for _, env in facts})
+    names = list(dict.fromkeys(name for name, _ in facts))
+    rows = tuple((Cell(name), *(Cell(facts.get((name, env), DASH)) for env in envs)) for name in names)
+    caption = "As recorded when the cells ran."
+    return Table(
+        "environment", "Environment", caption, ("fact", *envs), rows, frame.drop(columns="schema_version")
+    )

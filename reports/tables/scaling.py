@@ -1,0 +1,141 @@
+"""Tables of cost over the sequence length, with exponents and crossover lengths."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from reports.fits import SHORTEST, Crossover, Estimate, crossover, exponent
+from reports.load import Run
+from reports.points import Point, cost_points, modes, ordered_series
+from reports.tables.base import Cell, Table
+from reports.tables.grid import grid
+from reports.text import DASH, TIMES, length, plural
+
+_BOLD = "Bold: the best of a column, where its interval overlaps no other. "
+_DEGENERATE = "°: this configuration equals full attention. Brackets: 95 % interval."
+
+#: name -> column, title, unit, and whether higher is better
+_COSTS: dict[str, tuple[str, str, bool]] = {
+    "time": ("latency_ms", "Time of one pass (ms)", False),
+    "throughput": ("tokens_per_s", "Tokens per second", True),
+    "memory": ("peak_mib", "Peak memory (MiB)", False),
+    "speedup": ("speedup", f"Speedup over SDPA ({TIMES})", True),
+}
+
+
+def scaling_tables(run: Run, suffix: str) -> list[Table]:
+    """Time, throughput, memory and speedup by series and length, a table a mode; then the fits."""
+    frame = run.efficiency
+    tables = []
+    for name, (column, title, higher) in _COSTS.items():
+        points = cost_points(frame, column, ("mode", "seq_len"))
+        for mode in modes(frame):
+            here = [point for point in points if point.place[0] == mode]
+            lengths = sorted({int(str(point.place[1])) for point in here})
+            tables.append(
+                grid(
+                    here,
+                    name=f"{name}-{mode}{suffix}",
+                    title=f"{title}, {mode}",
+                    caption=("" if name == "memory" else _BOLD) + _DEGENERATE,
+                    columns=[(mode, n) for n in lengths],
+                    column_names=[length(n) for n in lengths],
+                    place_names=("mode", "seq_len"),
+                    # A peak has no interval, so no difference of peaks can be called distinguishable.
+                    higher_is_better=None if name == "memory" else higher,
+                )
+            )
+    return [*tables, _fits(run, suffix)]
+
+
+def _fits(run: Run, suffix: str) -> Table:
+    frame = run.efficiency
+    by_column = {
+        column: cost_points(frame, column, ("mode", "seq_len")) for column in ("latency_ms", "peak_mib", "speedup")
+    }
+    rows, facts = [], []
+    for mode in modes(frame):
+        for series, method in ordered_series(frame):
+            lines = {
+                column: [p for p in points if p.series == series and p.place[0] == mode and _fit_for(p)]
+                for column, points in by_column.items()
+            }
+            time, memory = (_exponent(lines[column]) for column in ("latency_ms", "peak_mib"))
+            cross = _crossover(lines["speedup"])
+            rows.append(
+                (
+                    Cell(series),
+                    Cell(mode),
+                    _exponent_cell(time),
+                    _exponent_cell(memory),
+                    _crossover_cell(cross, lines["speedup"]),
+                )
+            )
+            facts.append({"series": series, "method": method, "mode": mode, **_facts(time, memory, cross)})
+    return Table(
+        f"exponents{suffix}",
+        "Scaling exponents and crossover lengths",
+        f"Exponent: cost grows as length to this power, by least squares over at least three lengths from "
+        f"{SHORTEST} tokens, without configurations that equal full attention. Crossover: the length from "
+        f"which the method is faster than SDPA, interpolated between measured lengths. Brackets: 95 % interval.",
+        ("method", "mode", "time exponent", "memory exponent", "crossover with SDPA"),
+        tuple(rows),
+        pd.DataFrame(facts),
+    )
+
+
+def _fit_for(point: Point) -> bool:
+    return point.measured and not point.degenerate
+
+
+def _length(point: Point) -> float:
+    return float(str(point.place[1]))
+
+
+def _exponent(line: list[Point]) -> Estimate | None:
+    return exponent([_length(point) for point in line], [point.value for point in line])
+
+
+def _crossover(line: list[Point]) -> Crossover:
+    return crossover(
+        [_length(point) for point in line],
+        [point.value for point in line],
+        [point.low for point in line],
+        [point.high for point in line],
+    )
+
+
+def _exponent_cell(fit: Estimate | None) -> Cell:
+    if fit is None:
+        return Cell(DASH, "empty", note="fewer than three lengths")
+    return Cell(f"{fit.value:.2f} [{fit.low:.2f}, {fit.high:.2f}]", "number", note=plural(fit.count, "length"))
+
+
+def _crossover_cell(cross: Crossover, line: list[Point]) -> Cell:
+    if not line:
+        return Cell(DASH, "empty", note="not measured")
+    lengths = [_length(point) for point in line]
+    shortest, longest = length(min(lengths)), length(max(lengths))
+    if cross.verdict == "always faster":
+        return Cell(f"below {shortest}, the shortest measured", note="faster at every measured length")
+    if cross.verdict == "no difference":
+        return Cell("no difference", note="every speedup interval covers 1")
+    if cross.value is None:
+        return Cell(f"not within {shortest} to {longest}", note=cross.verdict)
+    low = length(cross.low) if cross.low else f"below {shortest}"
+    high = length(cross.high) if cross.high else f"above {longest}"
+    return Cell(f"{length(cross.value)} [{low}, {high}]", "number")
+
+
+def _facts(time: Estimate | None, memory: Estimate | None, cross: Crossover) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    for name, fit in (("time", time), ("memory", memory)):
+        facts[f"{name}_exponent"] = fit.value if fit else None
+        facts[f"{name}_exponent_low"] = fit.low if fit else None
+        facts[f"{name}_exponent_high"] = fit.high if fit else None
+    return facts | {
+        "crossover": cross.verdict,
+        "crossover_length": cross.value,
+        "crossover_low": cross.low,
+        "crossover_high": cross.high,
+    }
