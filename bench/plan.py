@@ -55,20 +55,25 @@ def sweep_cells(sweep: DictConfig, user: Sequence[str], composer: Composer) -> l
 def expand(axes: Mapping[str, Any], user: Sequence[str]) -> list[list[str]]:
     """The overrides of each cell of one grid.
 
-    A user's choice of a group (method=performer) keeps that value of the axis and drops a grid that does not
-    have it; a user's value for any other axis of the grid replaces the axis; all else is added to each cell.
+    A value may carry overrides that go with it: `longformer method.window=64`. A user's choice of a group
+    (method=performer) keeps the values that begin with it and drops a grid that has none; a user's value for
+    any other axis of the grid replaces the axis; all else is added to each cell.
     """
     chosen = {key_of(item): item.split("=", 1)[1] for item in user if "=" in item}
-    product: list[list[str]] = []
+    product: list[list[list[str]]] = []
     for axis, values in axes.items():
-        options = [literal(value) for value in (values if isinstance(values, list) else [values])]
+        options = [literal(value).split(" ") for value in (values if isinstance(values, list) else [values])]
         if axis in chosen:
-            if axis in GROUPS and chosen[axis] not in options:
+            kept = [option for option in options if option[0] == chosen[axis]]
+            if axis in GROUPS and not kept:
                 return []
-            options = [chosen[axis]]
-        product.append([f"{axis}={option}" for option in options])
+            options = kept or [[chosen[axis]]]
+        product.append([[f"{axis}={option[0]}", *option[1:]] for option in options])
     rest = [item for item in user if key_of(item) not in axes]
-    return [[*rest, *combination] for combination in itertools.product(*product)]
+    return [
+        [*(part for option in combination for part in option), *rest]
+        for combination in itertools.product(*product)
+    ]
 
 
 def literal(value: Any) -> str:

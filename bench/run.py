@@ -1,4 +1,43 @@
-"""attnbench: measure attention methods, one isolated process a cell."""
+"""attnbench: measure attention methods, one isolated process a cell.
+
+One cell
+    python bench/run.py method=performer seq_len=16384
+    python bench/run.py method=longformer method.window=512 seq_len=8192 mode=train causal=true
+    python bench/run.py method=linformer task=listops_mini seed=1
+    python bench/run.py method=custom method._target_=my_module.MyAttention +method.temperature=0.5
+
+    prints what was found and where its rows are:
+
+    method              performer (features=256)
+    shape               seq_len 16384, batch 1, heads 8 x 64
+    measured            core forward on cpu, float32, 2 threads
+    status              ok
+    backend             eager
+    time                97.9 [97.2, 98.4] ms (5 rounds, cpu 194 ms)
+    throughput          167,350 [166,470, 168,632] tokens/s
+    speedup             17.3 [17.2, 17.5] over sdpa (sdpa:flash, 1,698 [1,693, 1,704] ms)
+    peak memory         50.1 MiB beyond 96.0 of inputs and 0.0625 of parameters (high_water)
+    operations          17.3 GFLOP, 177 GFLOP/s
+    error, |q|,|k| x 1  7.61 of the output
+    rows                results/adhoc/*.csv, record results/adhoc/cells/0e94c43dc0b2fe3c.json
+
+Many cells
+    python bench/run.py sweep=quick                        a preset: plan, resume, skip what cannot succeed
+    python bench/run.py sweep=quick method=performer       the part of it that is about one method
+    python bench/run.py -m method=sdpa,full seq_len=512,1024 run=mine      any product, by Hydra
+    python -m reports results/quick                        the report
+
+What there is to set
+    python bench/run.py --help           groups, keys, defaults
+    python bench/run.py --cfg job        the configuration that a command line comes to
+    conf/README.md                       what each key means
+
+Exit codes
+    0    every cell is there (a sweep), or the cell is ok
+    1    a cell ended in an error (a sweep), or the cell is not ok; or the results could not be written
+    2    the command line was refused: nothing was run
+    130  interrupted: finished cells are kept, the same command goes on
+"""
 
 import sys
 from pathlib import Path

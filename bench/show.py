@@ -21,7 +21,7 @@ def cell_line(record: dict[str, Any]) -> str:
         words.append(f"{quantity(row['latency_ms'])} ms")
         words.append(f"speedup {interval(row, 'speedup')}")
     if row.get("accuracy") is not None:
-        words.append(f"accuracy {interval(row, 'accuracy')} (chance {row['chance']:.3f})")
+        words.append(f"accuracy {score(row)} (chance {row['chance']:.3f})")
     if row.get("peak_mib") is not None:
         words.append(f"peak {quantity(row['peak_mib'])} MiB")
     if row.get("output_error") is not None:
@@ -66,7 +66,7 @@ def cell_table(record: dict[str, Any]) -> str:
         lines += [
             (
                 f"test {row['metric']}",
-                f"{interval(row, 'accuracy')} (chance {row['chance']:.3f},"
+                f"{score(row)} (chance {row['chance']:.3f},"
                 f" {row['test_targets']} targets, best dev step {row['best_step']})",
             ),
             (
@@ -109,3 +109,8 @@ def quantity(value: float) -> str:
 def interval(row: dict[str, Any], name: str) -> str:
     """`3.10 [3.02, 3.19]`."""
     return f"{quantity(row[name])} [{quantity(row[f'{name}_low'])}, {quantity(row[f'{name}_high'])}]"
+
+
+def score(row: dict[str, Any]) -> str:
+    """An accuracy with its interval, to three decimals."""
+    return f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]"

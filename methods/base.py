@@ -50,6 +50,8 @@ class Capabilities:
     """No random draw enters the definition."""
     fixed_length: bool = False
     """Parameters depend on seq_len; longer inputs are refused."""
+    learned: bool = False
+    """Holds parameters of its own, without whose training the output approximates nothing."""
     linear_in_v: bool = True
     """The output is A(q, k) v, so V = identity reads the effective attention matrix."""
     dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16", "float16")

@@ -26,7 +26,7 @@ class Linformer(Attention):
     of a layer), `key_value` (E = F), `layerwise` (one E = F for all layers).
     """
 
-    capabilities = Capabilities(causal=False, fixed_length=True)
+    capabilities = Capabilities(causal=False, fixed_length=True, learned=True)
     budget = "rank"
 
     def __init__(

@@ -11,6 +11,8 @@ import pandas as pd
 
 from reports.schema import STATUSES, SUPPORTED_VERSION, TABLES, UNIQUE, Kind, Kinds
 
+#: How far below 0 float32 leaves a sum of logarithms that cancel.
+_ROUNDING = 1e-5
 _FLAGS = {"true": True, "false": False}
 _DTYPES: dict[Kind, str] = {
     "whole": "Int64",
@@ -18,6 +20,7 @@ _DTYPES: dict[Kind, str] = {
     "flag": "boolean",
     "number": "float64",
     "metric": "float64",
+    "divergence": "float64",
     "share": "float64",
     "loss": "float64",
 }
@@ -141,6 +144,8 @@ def _read_number(text: str, kind: Kind) -> float | int | None:
             raise ValueError("is not a whole number")
         # int(text) first: a float64 does not hold every seed above 2**53.
         value = int(text) if text.lstrip("+-").isdigit() else int(value)
+    if kind == "divergence" and -_ROUNDING <= value < 0:
+        return 0.0
     if kind != "number" and value < 0:
         raise ValueError("is negative")
     if kind == "share" and value > 1:

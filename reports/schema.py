@@ -13,8 +13,11 @@ STATUSES = ("ok", "oom", "timeout", "unsupported", "error", "diverged", "skipped
 
 #: `name` is a text that may not be empty and `count` a whole number that may not be; the others may be
 #: empty. `metric` is finite and not negative, `share` also at most 1; `loss` may be infinite or NaN,
-#: because that is what a diverged training run leaves in its curve.
-Kind = Literal["text", "name", "status", "whole", "count", "flag", "number", "metric", "share", "loss"]
+#: because that is what a diverged training run leaves in its curve. A `divergence` is a metric
+#: whose sum may round to just below 0 where it is 0.
+Kind = Literal[
+    "text", "name", "status", "whole", "count", "flag", "number", "metric", "divergence", "share", "loss"
+]
 
 Kinds = dict[str, Kind]
 
@@ -87,7 +90,7 @@ TABLES: dict[str, Kinds] = {
         "output_error": "metric",
         "attention_error": "metric",
         "row_tv": "metric",
-        "row_kl": "metric",
+        "row_kl": "divergence",
         "note": "text",
     },
     "accuracy": {

@@ -22,7 +22,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     device, dtype = cell.hardware.device, getattr(torch, cell.hardware.dtype)
     method = attention_layers(cell, cell.method, 1)[0].to(device=device, dtype=dtype).eval()
     exact = attention_layers(cell, BASELINE_METHOD, 1)[0].to(device).eval()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for norm in cell.measure.qk_norms:
         generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
         shape = (cell.batch_size, cell.heads, cell.seq_len, cell.head_dim)
@@ -31,8 +31,15 @@ def measure(cell: Cell) -> dict[str, Any]:
         with torch.no_grad():
             got = method(q, k, v).double()
             want = exact(q.float(), k.float(), v.float()).double()
-            row = {"qk_norm": norm, "output_error": relative(got, want), **_matrix_errors(cell, method, q, k)}
-        rows.append(row)
+            row: dict[str, Any] = {"qk_norm": norm, "output_error": relative(got, want)}
+            if why := _no_matrix(cell, method):
+                notes = [why]
+            else:
+                errors, notes = _matrix_errors(cell, method, q, k)
+                row |= errors
+        if method.capabilities.learned:
+            notes.insert(0, "the method's own parameters are as initialised, not trained")
+        rows.append({**row, "note": "; ".join(notes) or None})
     return {"errors": rows, "backend": method.backend}
 
 
@@ -53,27 +60,29 @@ def effective_matrix(method: Attention, q: Tensor, k: Tensor) -> Tensor:
     return torch.cat(blocks, dim=-1)
 
 
-def _matrix_errors(cell: Cell, method: Attention, q: Tensor, k: Tensor) -> dict[str, Any]:
-    """Errors of the effective matrix of the first batch row, or a note why there are none."""
+def _no_matrix(cell: Cell, method: Attention) -> str | None:
+    """Why there is no effective matrix to compare, if so."""
     if not method.capabilities.linear_in_v:
-        return {"note": "no effective matrix: the method is not linear in v"}
+        return "no effective matrix: the method is not linear in v"
     if cell.seq_len > cell.measure.attention_max_len:
-        return {
-            "note": f"no effective matrix: seq_len > measure.attention_max_len={cell.measure.attention_max_len}"
-        }
+        return f"no effective matrix: seq_len > measure.attention_max_len={cell.measure.attention_max_len}"
+    return None
+
+
+def _matrix_errors(cell: Cell, method: Attention, q: Tensor, k: Tensor) -> tuple[dict[str, float], list[str]]:
+    """Errors of the effective matrix of the first batch row, and notes on those that are not defined."""
     got = effective_matrix(method, q, k).double()
     logits = (q[0].double() @ k[0].double().transpose(-1, -2)) / math.sqrt(cell.head_dim)
     if cell.causal:
         future = torch.ones(cell.seq_len, cell.seq_len, dtype=torch.bool, device=q.device).triu(1)
         logits = logits.masked_fill(future, float("-inf"))
     want = logits.softmax(dim=-1)
-    errors: dict[str, Any] = {
+    errors = {
         "attention_error": relative(got, want),
         "row_tv": float((got - want).abs().sum(dim=-1).mean() / 2),
     }
     if bool((got < 0).any()):
-        errors["note"] = "no row_kl: the effective matrix has negative entries"
-    else:
-        terms = torch.where(got > 0, got * (got / want).log(), 0.0)
-        errors["row_kl"] = float(terms.sum(dim=-1).mean())
-    return errors
+        return errors, ["no row_kl: the effective matrix has negative entries"]
+    terms = torch.where(got > 0, got * (got / want).log(), 0.0)
+    # a divergence is not negative; rounding can make it so where the two are equal
+    return {**errors, "row_kl": max(float(terms.sum(dim=-1).mean()), 0.0)}, []

@@ -48,9 +48,11 @@ def test_what_the_user_sets_restricts_the_grids():
     assert expand(axes, ["method=sdpa"]) == [["method=sdpa", f"seq_len={n}", "mode=train"] for n in (1, 2)]
     assert expand(axes, ["method=performer"]) == []
     assert {tuple(item) for item in expand(axes, ["seq_len=7", "seed=3"])} == {
-        ("seed=3", "method=full", "seq_len=7", "mode=train"),
-        ("seed=3", "method=sdpa", "seq_len=7", "mode=train"),
+        ("method=full", "seq_len=7", "mode=train", "seed=3"),
+        ("method=sdpa", "seq_len=7", "mode=train", "seed=3"),
     }
+    carried = {"method": ["sdpa", "longformer method.window=8", "longformer method.window=16"]}
+    assert expand(carried, ["method=longformer"]) == [["method=longformer", f"method.window={w}"] for w in (8, 16)]
 
 
 def test_an_empty_or_broken_sweep_is_refused():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import Tables, cost, costs, trained
+from synthetic_run import Tables, cost, costs, identity, trained
 
 from bench import columns
 from reports import schema
@@ -24,6 +24,7 @@ _TYPES: dict[str, type] = {
     "flag": bool,
     "number": float,
     "metric": float,
+    "divergence": float,
     "share": float,
     "loss": float,
 }
@@ -77,6 +78,14 @@ def test_bad_value_after_a_reason_of_two_lines(tmp_path: Path) -> None:
     tables.rows["efficiency"][0]["reason"] = "first\nsecond"
     tables.rows["efficiency"][1]["latency_ms"] = "x"
     assert "efficiency.csv:4: column latency_ms" in refusal(tables.write(tmp_path / "run"))
+
+
+def test_a_divergence_that_rounds_to_just_below_zero_is_zero(tmp_path: Path) -> None:
+    tables = Tables()
+    tables.rows["errors"] = [identity("sdpa") | {"qk_norm": 1, "output_error": 0, "row_kl": -2e-9}]
+    assert list(load([tables.write(tmp_path / "run")]).errors["row_kl"]) == [0.0]
+    tables.rows["errors"][0]["row_kl"] = -0.1
+    assert "column row_kl: '-0.1' is negative" in refusal(tables.write(tmp_path / "run"))
 
 
 def test_accuracy_in_percent_is_refused(tmp_path: Path) -> None:
