@@ -40,8 +40,12 @@ class Case:
         return sum(held.values())
 
 
-def build_case(cell: Cell, method: Plugin) -> Case:
-    """The cell's call with `method` in it (the cell's own, or the baseline's)."""
+def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -> Case:
+    """The cell's call with `method` in it (the cell's own, or the baseline's).
+
+    `inputs` are those of another case of the cell: two cases that are compared must read the very same
+    memory, since where it lies makes a difference of a percent or two.
+    """
     tokens = cell.batch_size * cell.seq_len
     if cell.level == "model":
         return _model_case(cell, method, tokens)
@@ -51,11 +55,11 @@ def build_case(cell: Cell, method: Plugin) -> Case:
     if cell.level == "core":
         module: nn.Module = attention
         shape: tuple[int, ...] = (cell.batch_size, cell.heads, cell.seq_len, cell.head_dim)
-        inputs = [_gaussian(shape, generator, device, dtype) for _ in "qkv"]
+        inputs = inputs or [_gaussian(shape, generator, device, dtype) for _ in "qkv"]
     else:
         module = Mixer(attention).to(device=device, dtype=dtype)
         shape = (cell.batch_size, cell.seq_len, cell.heads * cell.head_dim)
-        inputs = [_gaussian(shape, generator, device, dtype)]
+        inputs = inputs or [_gaussian(shape, generator, device, dtype)]
     run = _forward if cell.mode == "forward" else _forward_backward
     function = _compiled(module, cell)
     module.train(cell.mode == "train")

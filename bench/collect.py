@@ -144,4 +144,4 @@ def accuracy_columns(trained: dict[str, Any]) -> Row:
 
 def _unit_error(errors: list[Row]) -> float | None:
     """The output error at norm 1, where it was measured."""
-    return next((row["output_error"] for row in errors if row["qk_norm"] == 1.0), None)
+    return next((row.get("output_error") for row in errors if row["qk_norm"] == 1.0), None)

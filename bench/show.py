@@ -85,14 +85,13 @@ def cell_table(record: dict[str, Any]) -> str:
         )
     if row.get("flops") is not None:
         lines.append(("operations", f"{row['flops'] / 1e9:.3g} GFLOP, {quantity(row['gflops_per_s'])} GFLOP/s"))
-    lines += [
-        (
-            f"error, |q|,|k| x {found['qk_norm']:g}",
-            f"{found['output_error']:.3g} of the output"
-            + (f", {found['attention_error']:.3g} of the attention matrix" if "attention_error" in found else ""),
-        )
-        for found in record["results"].get("error", {}).get("errors", [])
-    ]
+    for found in record["results"].get("error", {}).get("errors", []):
+        words = [
+            f"{found[key]:.3g} of the {thing}"
+            for key, thing in (("output_error", "output"), ("attention_error", "attention matrix"))
+            if found.get(key) is not None
+        ]
+        lines.append((f"error, |q|,|k| x {found['qk_norm']:g}", ", ".join(words) or found["note"]))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 

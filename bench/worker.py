@@ -49,7 +49,8 @@ def work(job: dict[str, Any], send: Send) -> None:
 
 def _latency(cell: Cell, send: Send) -> dict[str, Any]:
     now = clock(cell.hardware.device)
-    method, baseline = build_case(cell, cell.method), build_case(cell, BASELINE_METHOD)
+    method = build_case(cell, cell.method)
+    baseline = build_case(cell, BASELINE_METHOD, method.inputs)
     return latency.measure(method, baseline, cell.measure, cell.hardware.threads, now)
 
 

@@ -22,6 +22,9 @@ def measure(cell: Cell) -> dict[str, Any]:
     device, dtype = cell.hardware.device, getattr(torch, cell.hardware.dtype)
     method = attention_layers(cell, cell.method, 1)[0].to(device=device, dtype=dtype).eval()
     exact = attention_layers(cell, BASELINE_METHOD, 1)[0].to(device).eval()
+    if method.capabilities.learned:
+        note = "not defined before training: the method has parameters of its own that must be learned"
+        return {"errors": [{"qk_norm": norm, "note": note} for norm in cell.measure.qk_norms]}
     rows: list[dict[str, Any]] = []
     for norm in cell.measure.qk_norms:
         generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
@@ -29,17 +32,10 @@ def measure(cell: Cell) -> dict[str, Any]:
         q, k, v = (torch.randn(shape, generator=generator).to(device=device, dtype=dtype) for _ in "qkv")
         q, k = q * norm, k * norm
         with torch.no_grad():
-            got = method(q, k, v).double()
             want = exact(q.float(), k.float(), v.float()).double()
-            row: dict[str, Any] = {"qk_norm": norm, "output_error": relative(got, want)}
-            if why := _no_matrix(cell, method):
-                notes = [why]
-            else:
-                errors, notes = _matrix_errors(cell, method, q, k)
-                row |= errors
-        if method.capabilities.learned:
-            notes.insert(0, "the method's own parameters are as initialised, not trained")
-        rows.append({**row, "note": "; ".join(notes) or None})
+            row: dict[str, Any] = {"qk_norm": norm, "output_error": relative(method(q, k, v).double(), want)}
+            row |= {"note": why} if (why := _no_matrix(cell, method)) else _matrix_errors(cell, method, q, k)
+        rows.append(row)
     return {"errors": rows, "backend": method.backend}
 
 
@@ -69,8 +65,8 @@ def _no_matrix(cell: Cell, method: Attention) -> str | None:
     return None
 
 
-def _matrix_errors(cell: Cell, method: Attention, q: Tensor, k: Tensor) -> tuple[dict[str, float], list[str]]:
-    """Errors of the effective matrix of the first batch row, and notes on those that are not defined."""
+def _matrix_errors(cell: Cell, method: Attention, q: Tensor, k: Tensor) -> dict[str, Any]:
+    """Errors of the effective matrix of the first batch row; those that are not defined have a note."""
     got = effective_matrix(method, q, k).double()
     logits = (q[0].double() @ k[0].double().transpose(-1, -2)) / math.sqrt(cell.head_dim)
     if cell.causal:
@@ -82,7 +78,7 @@ def _matrix_errors(cell: Cell, method: Attention, q: Tensor, k: Tensor) -> tuple
         "row_tv": float((got - want).abs().sum(dim=-1).mean() / 2),
     }
     if bool((got < 0).any()):
-        return errors, ["no row_kl: the effective matrix has negative entries"]
+        return {**errors, "note": "no row_kl: the effective matrix has negative entries"}
     terms = torch.where(got > 0, got * (got / want).log(), 0.0)
     # a divergence is not negative; rounding can make it so where the two are equal
-    return {**errors, "row_kl": max(float(terms.sum(dim=-1).mean()), 0.0)}, []
+    return {**errors, "row_kl": max(float(terms.sum(dim=-1).mean()), 0.0)}

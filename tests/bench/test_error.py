@@ -54,9 +54,9 @@ def test_divergence_of_a_window_by_hand():
 
 
 def test_what_is_not_defined_is_empty_and_says_why():
-    row = errors("method=linformer", "method.rank=8")[0]
-    assert "row_kl" not in row
-    assert "not trained; no row_kl: the effective matrix has negative entries" in row["note"]
+    (row,) = errors("method=linformer", "method.rank=8", "measure.qk_norms=[1.0]")
+    assert set(row) == {"qk_norm", "note"}
+    assert "must be learned" in row["note"]
     long = errors("method=performer", "measure.attention_max_len=39")[0]
     assert "attention_error" not in long
     assert long["note"] == "no effective matrix: seq_len > measure.attention_max_len=39"
@@ -65,3 +65,12 @@ def test_what_is_not_defined_is_empty_and_says_why():
 def test_seeds_change_inputs_and_features():
     found = {errors("method=performer", f"seed={seed}")[0]["output_error"] for seed in (0, 0, 1)}
     assert len(found) == 2
+
+
+def test_negative_entries_have_no_divergence(monkeypatch):
+    cell = make_cell(*SMALL, "method=full")
+    minus = lambda method, q, k: -torch.ones(2, 40, 40)  # noqa: E731
+    monkeypatch.setattr(error, "effective_matrix", minus)
+    row = error.measure(cell)["errors"][0]
+    assert "row_kl" not in row
+    assert row["note"] == "no row_kl: the effective matrix has negative entries"
