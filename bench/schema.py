@@ -136,7 +136,7 @@ class MeasureConfig:
 
     name: str = MISSING
     passes: list[Pass] | None = None
-    min_rounds: int = 5
+    min_rounds: int = 6
     max_rounds: int = 40
     budget_s: float = 2.0
     block_s: float = 0.02

@@ -33,7 +33,8 @@ class Estimate:
 def median(samples: Sequence[float], seed: int = 0) -> Estimate:
     """The median and its percentile-bootstrap interval.
 
-    With five samples the interval is their whole range (coverage 94 %), which is why no fewer rounds are run.
+    Percentiles of few samples cover a little less than they say: with five the interval is their whole range, and
+    that covers 94 %. Hence the floor on the number of rounds.
     """
     from scipy.stats import bootstrap
 

@@ -29,7 +29,9 @@ def measure(
     samples: list[dict[str, Any]] = []
     started = time.perf_counter()
     for index in range(settings.max_rounds):
-        if index >= settings.min_rounds and time.perf_counter() - started > settings.budget_s:
+        # stop after a pair of rounds, so that each subject went first as often as the other
+        enough = index >= settings.min_rounds and time.perf_counter() - started > settings.budget_s
+        if enough and index % 2 == 0:
             break
         order = list(subjects) if index % 2 == 0 else list(reversed(subjects))
         for position, name in enumerate(order):

@@ -50,6 +50,8 @@ def draw(run: Run) -> Figure | None:
         panel.set_title(plain(task))
         panel.set_xlabel(here[0].cost_label)
         panel.margins(0.22)
+        bottom, top = panel.get_ylim()
+        panel.set_ylim(max(bottom, -0.08), min(top, 1.08))  # room for a bubble, but no shares beyond 0 and 1
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         panel.xaxis.set_major_locator(MaxNLocator(5))
     axes[0].set_ylabel("test accuracy")

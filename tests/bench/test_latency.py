@@ -65,8 +65,14 @@ def test_rounds_are_paired_and_alternate():
     found = latency.measure(case, case, settings(budget_s=0, min_rounds=4), 1, clock("cpu"))
     order = [(sample["round"], sample["position"], sample["subject"]) for sample in found["samples"]]
     assert order[:4] == [(0, 0, "method"), (0, 1, "baseline"), (1, 0, "baseline"), (1, 1, "method")]
-    assert len(order) == 8
+    assert len(order) == 8  # four rounds
     assert all(sample["calls"] >= 1 and sample["wall_s"] > 0 for sample in found["samples"])
+
+
+def test_both_orders_come_as_often():
+    case = FakeCase(lambda: None)
+    found = latency.measure(case, case, settings(budget_s=0, min_rounds=5), 1, clock("cpu"))
+    assert len(found["samples"]) == 12
 
 
 def test_the_number_of_rounds_follows_budget_and_bounds():
