@@ -32,8 +32,8 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration after `overrides`, in Hydra's grammar. Raises Refused, one line."""
-        groups = tuple(item for item in overrides if key_of(item) in GROUPS or item.startswith(("~", "+")))
-        values = [item for item in overrides if item not in groups and not key_of(item).startswith("hydra.")]
+        groups = tuple(item for item in overrides if _is_composed(item))
+        values = [item for item in overrides if item not in groups]
         if groups not in self._by_groups:
             self._by_groups[groups] = _hydra_compose(list(groups))
         cfg: DictConfig = OmegaConf.create(self._by_groups[groups])
@@ -41,6 +41,11 @@ class Composer:
             parsed = _parse(item)
             _update(cfg, parsed.key_or_group, parsed.value(), item)
         return cfg
+
+
+def _is_composed(override: str) -> bool:
+    """Whether Hydra itself has to apply it: a group, an addition or removal, a key of Hydra's own."""
+    return key_of(override) in GROUPS or override.startswith(("~", "+", "hydra."))
 
 
 def key_of(override: str) -> str:

@@ -119,6 +119,8 @@ def _evidence(answer: Answer) -> str:
         return f"use {fastest.series}, which is exact{_over_baseline(fastest, at)}. {_others(answer)}"
     known = math.isfinite(fastest.error)
     error = f"a relative output error of {number(fastest.error)}" if known else "an error that was not measured"
+    if fastest.error >= 1:
+        error += " on random inputs, where an output of zeros has 1: only training can tell what it is good for"
     text = f"{fastest.series} is fastest: {_speed(fastest)} {at}{_memory(answer, fastest)}, with {error}."
     if answer.approximate and answer.approximate.tie and answer.approximate.rival:
         text += f" There is no difference from {answer.approximate.rival.series}."
@@ -134,7 +136,8 @@ def _others(answer: Answer) -> str:
     """Why nothing else than the exact method: what ties with it, and what approximations there are."""
     exact, approximate = answer.exact, answer.approximate
     text = ""
-    if exact and exact.tie and exact.rival:
+    said = exact and exact.rival and exact.rival.method == "sdpa" and covers_one(exact.best.low, exact.best.high)
+    if exact and exact.tie and exact.rival and not said:
         text = f"There is no difference from {exact.rival.series}, exact too. "
     if exact is None or approximate is None:
         return f"{text}No approximation was measured there."

@@ -14,7 +14,7 @@ from scipy.stats import linregress, t
 SHORTEST = 512
 _FEWEST = 3
 
-Verdict = Literal["crosses", "always faster", "no difference", "not within the measured range"]
+Verdict = Literal["crosses", "always faster", "no difference", "not within the measured range", "baseline"]
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,16 @@ def covers_one(low: float, high: float) -> bool:
 
 
 def over_seeds(values: Sequence[float], low: float, high: float) -> Estimate:
-    """Mean and Student-t interval over seeds; with one seed, the interval of that row (`low`, `high`)."""
+    """Mean and Student-t interval over seeds, never narrower than the interval of a seed (`low`, `high`).
+
+    All seeds share one test set, so that its sampling error stays however well they agree.
+    """
     count = len(values)
     mean = sum(values) / count
     if count == 1:
-        return Estimate(mean, low, high, 1, "Wilson, one seed")
+        return Estimate(mean, low, high, 1, "one seed")
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
     half = float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
-    return Estimate(mean, mean - half, mean + half, count, f"Student t, {count} seeds")
+    way = f"Student t, {count} seeds"
+    # With the NaN of an unknown interval second, min and max keep the first.
+    return Estimate(mean, min(mean - half, low), max(mean + half, high), count, way)

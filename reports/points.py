@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 import pandas as pd
 
@@ -54,14 +54,13 @@ def cost_points(frame: pd.DataFrame, column: str, places: Sequence[str]) -> list
 
 
 def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top: float = math.inf) -> list[Point]:
-    """Points of a quality: mean over seeds with a t-interval, or the interval of the row of a single seed."""
+    """Points of a quality: mean over seeds with a t-interval, or the interval of a single seed."""
 
     def combine(rows: list[Row]) -> tuple[float, float, float, str]:
-        first = rows[0]
         estimate = over_seeds(
             [_number(row, column) for row in rows],
-            _number(first, f"{column}_low"),
-            _number(first, f"{column}_high"),
+            fmean(_number(row, f"{column}_low") for row in rows),
+            fmean(_number(row, f"{column}_high") for row in rows),
         )
         return estimate.value, max(0.0, estimate.low), min(top, estimate.high), estimate.way
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.load import Run
-from reports.text import slug
+from reports.text import plural, slug
 
 _CONTEXT = (
     "env_id",
@@ -33,6 +33,7 @@ _CONTEXT = (
 #: In training a task brings its own shapes, which therefore do not split a run.
 _OF_TASK = ("task", "level", "seq_len", "batch_size", "heads", "head_dim", "causal", "layers", "model")
 NO_TASK = ("", "none")
+_COUNTED = {"layers": "layer", "heads": "head", "threads": "thread"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def _split(run: Run, table: str, columns: list[str]) -> list[Setting]:
     varying = [column for column in columns if frame[column].nunique(dropna=False) > 1]
     settings = []
     for _, rows in frame.groupby(columns, dropna=False, sort=True):
-        label, context = _describe_all(rows, varying), _describe_all(rows, columns)
+        shared = [column for column in columns if column != "env_id" or len(run.env_ids) > 1]
+        label, context = _describe_all(rows, varying), _describe_all(rows, shared)
         settings.append(
             Setting(label, slug(label) if label else "", context, run.narrow(table, with_series(rows)))
         )
@@ -145,23 +147,24 @@ def _split(run: Run, table: str, columns: list[str]) -> list[Setting]:
 
 
 def _describe_all(rows: pd.DataFrame, columns: Sequence[str]) -> str:
+    if not bool((rows["level"] == "model").any()):
+        columns = [column for column in columns if column != "layers"]
     parts = [_describe(column, rows[column].iloc[0]) for column in columns]
     return ", ".join(part for part in parts if part)
 
 
 def _describe(column: str, value: object) -> str:
-    if value is None or value is pd.NA or value in NO_TASK or (column == "layers" and value == 0):
+    if value is None or value is pd.NA or value in NO_TASK:
         return ""
+    if column in _COUNTED:
+        return plural(int(str(value)), _COUNTED[column])
     words = {
         "env_id": f"environment {value}",
         "level": f"{value} level",
         "task": f"task {value}",
         "model": f"model {value}",
-        "layers": f"{value} layers",
-        "heads": f"{value} heads",
         "head_dim": f"head dimension {value}",
         "causal": "causal" if value else "bidirectional",
-        "threads": f"{value} threads",
         "compile": "compiled" if value else "not compiled",
         "batch_size": f"batch {value}",
     }

@@ -57,6 +57,7 @@ def _finish(panel: Axes, task: str, names: list[str], chances: list[float], *, l
     panel.set_yticks(range(len(names)), [plain(name) for name in names] if labelled else [""] * len(names))
     for chance in chances:
         panel.axvline(chance, color=FAINT, linestyle="--", linewidth=1, zorder=1)
+    for chance in chances[:1]:
         panel.annotate(
             "chance",
             (chance, 1),
@@ -80,8 +81,8 @@ def data(run: Run) -> pd.DataFrame:
 FIGURE = Plot(
     "accuracy",
     "Accuracy by task",
-    "The mark is the mean over seeds (small dots), the bar its 95 % interval (Student t over seeds; with one "
-    "seed, Wilson over the test targets); the dashed line is what guessing scores.",
+    "The mark is the mean over seeds (small dots), the bar its 95 % interval (Student t over seeds, never "
+    "narrower than Wilson over the test targets); the dashed line is what guessing scores.",
     draw,
     data,
 )

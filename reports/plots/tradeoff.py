@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from reports.load import Run
 from reports.plots.base import Plot, key, legend, panels
 from reports.points import ordered_series
-from reports.style import FAINT, series_styles
+from reports.style import FAINT, INK, series_styles
 from reports.text import number, plain
 from reports.tradeoff import Candidate, candidates, facts, front
 
@@ -31,7 +31,8 @@ def draw(run: Run) -> Figure | None:
     figure, axes = panels(len(tasks), height=2.6, columns=3)
     for panel, task in zip(axes, tasks, strict=True):
         here = [candidate for candidate in found if candidate.task == task]
-        _draw_front(panel, front(here))
+        best = front(here)
+        _draw_front(panel, best)
         for one in here:
             colour = book[one.series].colour
             panel.hlines(one.accuracy.value, one.cost_low, one.cost_high, color=colour, linewidth=0.9)
@@ -42,7 +43,7 @@ def draw(run: Run) -> Figure | None:
                 one.accuracy.value,
                 s=_LARGEST * one.peak_mib / largest if known else 20,
                 color=colour if known else "none",
-                edgecolor=colour,
+                edgecolor=INK if one in best else colour,
                 alpha=0.55,
                 linewidth=1.2,
             )
@@ -55,7 +56,7 @@ def draw(run: Run) -> Figure | None:
         panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         panel.xaxis.set_major_locator(MaxNLocator(5))
     axes[0].set_ylabel("test accuracy")
-    title = f"largest bubble: {number(largest)} MiB; dashed: Pareto front"
+    title = f"largest bubble: {number(largest)} MiB; dark rim and dashed line: Pareto front"
     legend(figure, [key(book[name], name) for name, _ in series], title)
     return figure
 
@@ -80,8 +81,8 @@ def data(run: Run) -> pd.DataFrame:
 FIGURE = Plot(
     "tradeoff",
     "Accuracy against speed",
-    "Up is more accurate, right is faster, a smaller bubble needs less memory; a method off the dashed front "
-    "is beaten in both accuracy and speed by another one.",
+    "Up is more accurate, right is faster, a smaller bubble needs less memory; what has no dark rim "
+    "is matched or beaten in both accuracy and speed by another method.",
     draw,
     data,
 )

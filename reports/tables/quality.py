@@ -96,9 +96,9 @@ def accuracy_table(run: Run, suffix: str) -> Table:
         points,
         name=f"accuracy{suffix}",
         title="Test accuracy (%)",
-        caption="Mean over seeds. Brackets: 95 % interval, Student t over seeds, or Wilson over the test "
-        "targets with one seed. Bold: the best of a task, where its interval overlaps no other. The mean is "
-        "given only where every task has a value. °: this configuration equals full attention.",
+        caption="Mean over seeds. Brackets: 95 % interval, Student t over seeds, never narrower than "
+        "Wilson over the test targets. Bold: the best of a task, where its interval overlaps no other. "
+        "The mean is given only where every task has a value. °: this configuration equals full attention.",
         columns=[(task,) for task in tasks],
         column_names=tasks,
         place_names=("task",),

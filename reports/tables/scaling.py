@@ -53,6 +53,7 @@ def _fits(run: Run, suffix: str) -> Table:
     by_column = {
         column: cost_points(frame, column, ("mode", "seq_len")) for column in ("latency_ms", "peak_mib", "speedup")
     }
+    baselines = set(frame["baseline"])
     rows, facts = [], []
     for mode in modes(frame):
         for series, method in ordered_series(frame):
@@ -61,7 +62,7 @@ def _fits(run: Run, suffix: str) -> Table:
                 for column, points in by_column.items()
             }
             time, memory = (_exponent(lines[column]) for column in ("latency_ms", "peak_mib"))
-            cross = _crossover(lines["speedup"])
+            cross = Crossover("baseline") if method in baselines else _crossover(lines["speedup"])
             rows.append(
                 (
                     Cell(series),
@@ -116,6 +117,8 @@ def _crossover_cell(cross: Crossover, line: list[Point]) -> Cell:
         return Cell(DASH, "empty", note="not measured")
     lengths = [_length(point) for point in line]
     shortest, longest = length(min(lengths)), length(max(lengths))
+    if cross.verdict == "baseline":
+        return Cell("baseline", note="timed against itself; see noise")
     if cross.verdict == "always faster":
         return Cell(f"below {shortest}, the shortest measured", note="faster at every measured length")
     if cross.verdict == "no difference":

@@ -85,6 +85,25 @@ def test_a_method_of_ones_own_from_outside_the_package(tmp_path):
         assert (row["method"], row["method_params"]) == ("cosine", '{"temperature":0.2}')
 
 
+def test_a_config_dir_of_ones_own(tmp_path):
+    (tmp_path / "method").mkdir()
+    target = "_target_: cosine_attention.CosineAttention"
+    (tmp_path / "method" / "cosine.yaml").write_text(f"name: cosine\n{target}\ntemperature: 0.3\n")
+    ran = bench(
+        "--config-dir",
+        str(tmp_path),
+        "-m",
+        "method=cosine,sdpa",
+        "method.name=mine",
+        *FAST,
+        f"results_dir={tmp_path}",
+        "run=own",
+        PYTHONPATH=str(ROOT / "examples"),
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert {row["method_params"] for row in rows(tmp_path / "own")} == {'{"temperature":0.3}', '{"kernel":"auto"}'}
+
+
 def test_the_example_equals_its_reference(monkeypatch):
     import torch
 

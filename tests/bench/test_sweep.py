@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
@@ -140,8 +141,10 @@ def test_a_sweep_killed_half_way_resumes_to_the_same_rows(tmp_path):
     deadline = time.monotonic() + 60
     while (len(list(cells.glob("*.json"))) if cells.exists() else 0) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
+    family = psutil.Process(half.pid).children(recursive=True)
     half.kill()
     half.wait()
+    assert not psutil.wait_procs(family, timeout=10)[1], "the cell outlived the sweep"
     done = {path.name for path in cells.glob("*.json")}
     assert 3 <= len(done) < 22
     with hydra_context():

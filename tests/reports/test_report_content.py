@@ -71,7 +71,7 @@ def test_exponents_and_crossovers_of_the_known_laws(run: Run) -> None:
         assert facts.loc[method, "time_exponent"] == pytest.approx(power, abs=1e-6)
         if power == 1.0:
             assert facts.loc[method, "crossover_length"] == pytest.approx(1024 * base / 3.0, rel=1e-6)
-    assert facts.loc["sdpa", "crossover"] == "no difference"
+    assert facts.loc["sdpa", "crossover"] == "baseline"
     assert facts.loc["full", "crossover"] == "not within the measured range"
 
 
@@ -167,7 +167,7 @@ def test_one_seed_falls_back_to_the_interval_of_its_row(tmp_path: Path) -> None:
     run = load_rows(tmp_path, accuracy=[trained("sdpa", "text", 0, 0.5)])
     (setting,) = task_settings(run, "accuracy")
     (point,) = seed_points(setting.run.accuracy, "accuracy", ("task",))
-    assert (point.low, point.high, point.way) == (0.47, 0.53, "Wilson, one seed")
+    assert (point.low, point.high, point.way) == (0.47, 0.53, "one seed")
 
 
 def test_failures_are_counted_with_their_reasons(run: Run) -> None:

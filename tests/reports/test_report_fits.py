@@ -83,10 +83,12 @@ def test_covers_one() -> None:
 
 
 def test_over_seeds() -> None:
-    two = over_seeds([0.5, 0.6], 0, 0)
+    two = over_seeds([0.5, 0.6], math.nan, math.nan)
     assert two.value == pytest.approx(0.55)
     # t(0.975, 1) = 12.706, standard error 0.05
     assert two.high - two.value == pytest.approx(12.706 * 0.05, rel=1e-3)
     assert two.way == "Student t, 2 seeds"
     one = over_seeds([0.5], 0.47, 0.53)
-    assert (one.low, one.high, one.way) == (0.47, 0.53, "Wilson, one seed")
+    assert (one.low, one.high, one.way) == (0.47, 0.53, "one seed")
+    agreeing = over_seeds([1.0, 1.0], 0.98, 1.0)
+    assert (agreeing.low, agreeing.high) == (0.98, 1.0)
