@@ -13,13 +13,13 @@ One cell
     measured            core forward on cpu, float32, 2 threads
     status              ok
     backend             eager
-    time                97.9 [97.2, 98.4] ms (5 rounds, cpu 194 ms)
-    throughput          167,350 [166,470, 168,632] tokens/s
-    speedup             17.3 [17.2, 17.5] over sdpa (sdpa:flash, 1,698 [1,693, 1,704] ms)
-    peak memory         50.1 MiB beyond 96.0 of inputs and 0.0625 of parameters (high_water)
-    operations          17.3 GFLOP, 177 GFLOP/s
-    error, |q|,|k| x 1  7.61 of the output
-    rows                results/adhoc/*.csv, record results/adhoc/cells/0e94c43dc0b2fe3c.json
+    time                294 [287, 557] ms (6 rounds, cpu 585 ms)
+    throughput          55,736 [29,426, 57,130] tokens/s
+    speedup             7.90 [6.10, 7.96] over sdpa (sdpa:flash, 2,331 [2,264, 2,942] ms)
+    peak memory         100 MiB beyond 96.0 of inputs and 0.0625 of parameters (high_water)
+    operations          17.3 GFLOP, 58.9 GFLOP/s
+    error, |q|,|k| x 1  7.47 of the output
+    rows         results/adhoc/*.csv, record results/adhoc/cells/aeb7d1ab8223b295.json
 
 Many cells
     python bench/run.py sweep=quick                        a preset: plan, resume, skip what cannot succeed
