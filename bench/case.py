@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.cell import Cell, Plugin, derive_seed
-from bench.model import CLASSES, VOCAB, Model, attention_layers, backends, build_model, build_task
-from methods.registry import Attention, Mixer
+from bench.model import CLASSES, VOCAB, attention_layers, backends, build_model, build_task
+from methods.registry import Mixer
 from tasks.registry import IGNORE
 
 
@@ -134,6 +134,3 @@ def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy over the targets that count; logits `[..., classes]`, targets `[...]`."""
     return nn.functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORE)
-
-
-__all__ = ["Attention", "Case", "Model", "build_case", "loss_of"]

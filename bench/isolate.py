@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from methods.registry import METHODS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Imported by the fork server; imports only, since a process that has run a threaded operation cannot fork.
@@ -31,7 +33,7 @@ PRELOAD = [
     "scipy.stats",
     "bench.worker",
     "bench.cli",
-    *(f"methods.{name}" for name in ("full", "sdpa", "longformer", "linformer", "performer")),
+    *(target.rpartition(".")[0] for target in METHODS.values()),
 ]
 
 GRACE_S = 5.0

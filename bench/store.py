@@ -54,7 +54,7 @@ class Store:
     def write_table(self, name: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write one CSV file whole; missing values are empty fields."""
         path = self.folder / f"{name}.csv"
-        with _explained(path), self._temporary(path) as handle:
+        with _explained(path), _Replacing(path) as handle:
             writer = csv.DictWriter(handle, fieldnames=list(columns), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -87,11 +87,8 @@ class Store:
         return found
 
     def _replace(self, path: Path, text: str) -> None:
-        with _explained(path), self._temporary(path) as handle:
+        with _explained(path), _Replacing(path) as handle:
             handle.write(text)
-
-    def _temporary(self, path: Path) -> _Replacing:
-        return _Replacing(path)
 
 
 class _Replacing:

@@ -65,7 +65,9 @@ def run_plan(
         say(describe(plan, len(plan) - len(pending)))
     try:
         if pending:
-            _run_pending(pending, stored, store, limits, summary, say, bar)
+            kept = [stored[item.cell.cell_id] for item in plan if item not in pending]
+            exhausted = {_kind(Cell.from_content(r["cell"])): r for r in kept if r and r["status"] in EXHAUSTED}
+            _run_pending(pending, exhausted, store, limits, summary, say, bar)
     except KeyboardInterrupt:
         summary.interrupted = True
     summary.complaints = collect(store)
@@ -76,7 +78,7 @@ def run_plan(
 
 def _run_pending(
     pending: list[Planned],
-    stored: dict[str, dict[str, Any] | None],
+    exhausted: dict[str, dict[str, Any]],
     store: Store,
     limits: Limits,
     summary: Summary,
@@ -85,7 +87,6 @@ def _run_pending(
 ) -> None:
     environment = capture_environment(pending[0].cell, limits)
     store.write_environment(env_id(environment), environment)
-    exhausted = {_kind(item.cell): _exhausted(stored[item.cell.cell_id]) for item in pending}
     cells = tqdm(pending, unit="cell", disable=None if bar else True, dynamic_ncols=True)
     for item in cells:
         cells.set_description_str(item.cell.describe())
@@ -109,10 +110,6 @@ def _kind(cell: Cell) -> str:
     content = cell.content()
     content.pop("seq_len")
     return json.dumps(content, sort_keys=True)
-
-
-def _exhausted(record: dict[str, Any] | None) -> dict[str, Any] | None:
-    return record if record and record["status"] in EXHAUSTED else None
 
 
 class Steps:

@@ -115,10 +115,14 @@ def test_longer_cells_than_one_that_ran_out_are_skipped(tmp_path):
     lengths = (32, 64, 128, 256)
     plan = [misbehaving("EatsFromLength", f"seq_len={n}", "measure.passes=[memory]")[0] for n in lengths]
     plan = plan_cells([item.cell for item in plan])
-    summary = sweep(plan, Store(tmp_path, "prune"), limits=Limits(timeout_s=60, memory_mib=600))
+    store, limits = Store(tmp_path, "prune"), Limits(timeout_s=60, memory_mib=600)
+    summary = sweep(plan, store, limits=limits)
     found = {record["cell"]["seq_len"]: (record["status"], record["reason"]) for record in summary.records}
     assert [found[n][0] for n in lengths] == ["ok", "oom", "skipped", "skipped"]
     assert found[256][1].startswith("oom at seq_len 64 already")
+    # a resumed sweep comes to the same rows: what ran out before the interruption still counts
+    (store.cells / f"{plan[-1].cell.cell_id}.json").unlink()
+    assert [record["status"] for record in sweep(plan, store, limits=limits).records][-1] == "skipped"
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
