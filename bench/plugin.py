@@ -81,7 +81,7 @@ def check_parameters(
     accepted = parameters(cls, reserved)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
     try:
-        hints = typing.get_type_hints(cls.__init__)
+        hints = typing.get_type_hints(cls.__init__, include_extras=True)
     except NameError:  # annotations imported for type checkers only: names are checked, types are not
         hints = {}
     checked: dict[str, Any] = {}
@@ -123,6 +123,8 @@ def defaults(cls: type[Any], reserved: Collection[str] = ()) -> dict[str, Any]:
 def _convert(value: object, hint: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
+        if any(getattr(mark, "per_layer", False) for mark in args[1:]) and isinstance(value, list | tuple):
+            return tuple(_convert(item, args[0]) for item in value)
         return _convert(value, args[0])
     if origin is Literal:
         # 1 == True, so compare types as well
@@ -173,6 +175,9 @@ def _require(value: object, holds: bool) -> Any:
 
 def _describe(hint: Any, value: object) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        many = any(getattr(mark, "per_layer", False) for mark in args[1:])
+        return _describe(args[0], value) + (", or a list with one for each layer" if many else "")
     if origin is Literal:
         words = [a for a in args if isinstance(a, str)]
         hinted = did_you_mean(value, words) if isinstance(value, str) else ""

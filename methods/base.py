@@ -13,12 +13,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 Mode = Literal["forward", "train"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Marks a constructor parameter that may differ by layer: a list gives one value a layer."""
+
+    per_layer: bool = True
+
+
+#: An integer parameter that a model may be given as a list, one value a layer: `window: PerLayer = 256`.
+PerLayer = Annotated[int, Schedule()]
 
 
 class Unsupported(RuntimeError):
@@ -54,6 +65,12 @@ class Capabilities:
     """Holds parameters of its own, without whose training the output approximates nothing."""
     linear_in_v: bool = True
     """The output is A(q, k) v, so V = identity reads the effective attention matrix."""
+    normalised: bool = True
+    """The rows of A sum to one (to at most one where a sink takes a share)."""
+    token_globals: bool = False
+    """`forward` also takes `global_mask`, bool `[B, N]`: tokens that see and are seen by all."""
+    decode: bool = False
+    """Has `start` and `step`: one token at a time, from a state, equal to the causal form."""
     dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -81,11 +98,18 @@ class Attention(nn.Module, ABC):
         self.shape = shape
         #: What computed the last forward: `eager`, `sdpa:flash`, ... Recorded with every result.
         self.backend = "eager"
+        #: Number of the random draw that the next training forward makes. Methods that draw anew while they
+        #: train derive the draw from it and count it up, so that setting it back replays a forward exactly.
+        self.draw_index = 0
 
     @classmethod
     def layers(cls, shape: Shape, count: int, generator: torch.Generator, **params: Any) -> Sequence[Self]:
-        """One instance a layer, from the first layer to the last; random draws come from `generator`."""
-        return [cls(shape, layer=i, generator=generator, **params) for i in range(count)]  # type: ignore[call-arg]
+        """One instance a layer, from the first layer to the last; random draws come from `generator`.
+
+        A list for a `PerLayer` parameter gives each layer its own value; ValueError unless it has `count`.
+        """
+        own = [by_layer(params, i, count) for i in range(count)]
+        return [cls(shape, layer=i, generator=generator, **own[i]) for i in range(count)]  # type: ignore[call-arg]
 
     @abstractmethod
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None) -> Tensor:
@@ -120,6 +144,33 @@ class Attention(nn.Module, ABC):
         """The value of the budget parameter, or None if the method has none."""
         return None if self.budget is None else float(getattr(self, self.budget))
 
+    def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> Any:
+        """The state before the first token, for `step`; Unsupported unless the method decodes."""
+        raise Unsupported(f"{type(self).__name__} has no token-by-token form")
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One more token: q, k, v `[B, H, 1, D]` -> its output `[B, H, 1, D]` and the next state."""
+        raise Unsupported(f"{type(self).__name__} has no token-by-token form")
+
+    def state_size(self, seq_len: int) -> int:
+        """Numbers that the state holds for one sequence after `seq_len` tokens, all heads together."""
+        raise Unsupported(f"{type(self).__name__} has no token-by-token form")
+
     def extra_repr(self) -> str:
         """The shape, in the printed form of a model."""
         return ", ".join(f"{k}={v}" for k, v in vars(self.shape).items())
+
+
+def by_layer(params: dict[str, Any], layer: int, count: int) -> dict[str, Any]:
+    """`params` with every list or tuple of numbers replaced by its entry for `layer`.
+
+    ValueError for a list without exactly `count` entries. Only parameters annotated `PerLayer` can be lists.
+    """
+    own = {}
+    for name, value in params.items():
+        if isinstance(value, list | tuple):
+            if len(value) != count:
+                raise ValueError(f"{name}={list(value)}: expected one value, or one for each of {count} layers")
+            value = value[layer]
+        own[name] = value
+    return own

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from methods.base import Attention, Capabilities, Shape
+from methods.base import Attention, Capabilities, PerLayer, Shape
 from methods.ops.fused import fused_attention
 
 Sharing = Literal["none", "headwise", "key_value", "layerwise"]
@@ -26,14 +26,14 @@ class Linformer(Attention):
     of a layer), `key_value` (E = F), `layerwise` (one E = F for all layers).
     """
 
-    capabilities = Capabilities(causal=False, fixed_length=True, learned=True)
+    capabilities = Capabilities(causal=False, fixed_length=True, learned=True, normalised=False)
     budget = "rank"
 
     def __init__(
         self,
         shape: Shape,
         *,
-        rank: int = 256,
+        rank: PerLayer = 256,
         sharing: Sharing = "layerwise",
         layer: int = 0,
         generator: torch.Generator | None = None,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Attention, Capabilities, Shape
+from methods.base import Attention, Capabilities, PerLayer, Shape
 from methods.ops.dense import allowed_keys, both, causal_mask, dense_attention
 from methods.ops.fused import fused_attention
 
@@ -32,7 +32,7 @@ class Longformer(Attention):
         self,
         shape: Shape,
         *,
-        window: int = 256,
+        window: PerLayer = 256,
         global_tokens: int = 1,
         layer: int = 0,
         generator: torch.Generator | None = None,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Attention, Capabilities, Shape
+from methods.base import Attention, Capabilities, PerLayer, Shape
 from methods.ops.features import gaussian_projection, log_positive_features, orthogonal_projection
 
 CHUNK = 256
@@ -35,7 +35,7 @@ class Performer(Attention):
         self,
         shape: Shape,
         *,
-        features: int = 256,
+        features: PerLayer = 256,
         orthogonal: bool = True,
         eps: float = 1e-6,
         layer: int = 0,

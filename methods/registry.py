@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from methods.base import Attention, Capabilities, Mode, Shape, Unsupported
+from methods.base import Attention, Capabilities, Mode, PerLayer, Shape, Unsupported
 from methods.encoder import Encoder, Positions
 from methods.mixer import Mixer
 
@@ -14,6 +14,7 @@ __all__ = [
     "Encoder",
     "Mixer",
     "Mode",
+    "PerLayer",
     "Positions",
     "Shape",
     "Unsupported",
