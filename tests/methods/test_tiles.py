@@ -1,5 +1,7 @@
 """Tiles and partial softmax results against plain dense formulas."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -90,4 +92,4 @@ def test_groups_cover_all_tiles_once():
     parts = list(groups(1000, 64 * 320, torch.device("cpu")))
     assert parts[0][0] == 0
     assert parts[-1][1] == 1000
-    assert all(a[1] == b[0] for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(parts))
