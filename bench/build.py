@@ -76,11 +76,13 @@ def _flops(cell: Cell, subject: Attention | Mixer | Model) -> int:
 
 def _refusal(cell: Cell, attention: Attention) -> tuple[str, str] | None:
     """Why this machine or this method cannot run the cell, if so."""
-    allowed = attention.capabilities.dtypes
-    if cell.hardware.dtype not in allowed:
-        return (
-            "unsupported",
-            f"hardware.dtype={cell.hardware.dtype}: {cell.method.name} takes {', '.join(allowed)}",
-        )
+    able, name = attention.capabilities, cell.method.name
+    kind = cell.hardware.device.partition(":")[0]
+    if cell.hardware.dtype not in able.dtypes:
+        return "unsupported", f"hardware.dtype={cell.hardware.dtype}: {name} takes {', '.join(able.dtypes)}"
+    if able.devices and kind not in able.devices:
+        return "unsupported", f"hardware.device={cell.hardware.device}: {name} runs on {', '.join(able.devices)}"
+    if cell.mode == "train" and kind in able.forward_only:
+        return "unsupported", f"mode=train: {name} has no backward on {kind}"
     missing = why_unavailable(cell.hardware.device)
     return ("unsupported", missing) if missing else None

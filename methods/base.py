@@ -72,6 +72,10 @@ class Capabilities:
     decode: bool = False
     """Has `start` and `step`: one token at a time, from a state, equal to the causal form."""
     dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16", "float16")
+    devices: tuple[str, ...] = ()
+    """The device types that it runs on; none named: all."""
+    forward_only: tuple[str, ...] = ()
+    """The device types on which it has no backward."""
 
 
 class Attention(nn.Module, ABC):

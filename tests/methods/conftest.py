@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from methods.adapters.optional import Unavailable
 from methods.registry import METHODS, Attention, Shape
 
 #: Budgets that fit tests of a few dozen tokens. A method that is not named here runs with its defaults.
@@ -24,9 +26,23 @@ def method_class(name: str) -> type[Attention]:
 
 
 def build(name: str, shape: Shape, dtype: torch.dtype = torch.float64, **params: Any) -> Attention:
+    """Skips the test where the method needs a package or a device that is not here."""
     cls = method_class(name)
-    made = cls(shape, generator=torch.Generator().manual_seed(0), **{**SMALL.get(name, {}), **params})
+    try:
+        made = cls(shape, generator=torch.Generator().manual_seed(0), **{**SMALL.get(name, {}), **params})
+    except Unavailable as reason:
+        pytest.skip(f"{name}: {reason}")
+    devices, dtypes = cls.capabilities.devices, cls.capabilities.dtypes
+    if devices and "cpu" not in devices:
+        pytest.skip(f"{name} runs on {', '.join(devices)}")
+    if str(dtype).removeprefix("torch.") not in dtypes:
+        pytest.skip(f"{name} takes {', '.join(dtypes)}")
     return made.to(dtype)
+
+
+def trains(name: str) -> bool:
+    """Whether there is a backward here."""
+    return "cpu" not in method_class(name).capabilities.forward_only
 
 
 def draw(batch: int, shape: Shape, n: int | None = None, dtype: torch.dtype = torch.float64, seed: int = 0):
@@ -51,5 +67,6 @@ CASES = [(name, causal) for name in METHODS for causal in causal_choices(name)]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{'causal' if case[1] else 'bidirectional'}")
-def case(request) -> tuple[str, bool]:
-    return request.param
+def case(request) -> Iterator[tuple[str, bool]]:
+    with torch.set_grad_enabled(trains(request.param[0])):
+        yield request.param
