@@ -24,9 +24,19 @@ __all__ = [
 METHODS: dict[str, str] = {
     "full": "methods.full.Full",
     "sdpa": "methods.sdpa.SDPA",
+    "flash": "methods.flash.Flash",
     "longformer": "methods.longformer.Longformer",
+    "bigbird": "methods.bigbird.BigBird",
     "linformer": "methods.linformer.Linformer",
+    "nystromformer": "methods.nystromformer.Nystromformer",
     "performer": "methods.performer.Performer",
+    "hf_longformer": "methods.adapters.hf_longformer.HFLongformer",
+    "hf_bigbird": "methods.adapters.hf_bigbird.HFBigBird",
+    "hf_nystromformer": "methods.adapters.hf_nystromformer.HFNystromformer",
+    "lucidrains_local": "methods.adapters.lucidrains_local.LucidrainsLocal",
+    "lucidrains_linformer": "methods.adapters.lucidrains_linformer.LucidrainsLinformer",
+    "lucidrains_performer": "methods.adapters.lucidrains_performer.LucidrainsPerformer",
+    "lucidrains_nystromformer": "methods.adapters.lucidrains_nystromformer.LucidrainsNystromformer",
 }
 
 #: What every speedup is measured against.

@@ -1,0 +1,48 @@
+"""Keys and values of the tokens so far: the decoding state of every method that looks back at all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.base import Shape, Unsupported
+
+
+@dataclass
+class KVCache:
+    """Buffers `[B, H, capacity, D]` of which the first `length` rows hold tokens; they double when full."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    @classmethod
+    def empty(cls, shape: Shape, batch_size: int, device: torch.device, dtype: torch.dtype) -> KVCache:
+        """No token yet. Unsupported for a shape that is not causal: a token would need those to come."""
+        if not shape.causal:
+            raise Unsupported("decoding token by token needs the causal form (causal=true)")
+        size = (batch_size, shape.heads, 16, shape.head_dim)
+        return cls(*(torch.empty(size, device=device, dtype=dtype) for _ in range(2)))
+
+    @staticmethod
+    def size(shape: Shape, length: int) -> int:
+        """Numbers held for `length` tokens of one sequence, not counting spare capacity."""
+        return 2 * shape.heads * shape.head_dim * length
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add tokens k, v `[B, H, m, D]` in place; returns all so far, `[B, H, length, D]`, without gradient."""
+        end = self.length + k.shape[2]
+        if end > self.keys.shape[2]:
+            self.keys, self.values = (_grown(x, max(end, 2 * x.shape[2])) for x in (self.keys, self.values))
+        self.keys[:, :, self.length : end] = k.detach()
+        self.values[:, :, self.length : end] = v.detach()
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def _grown(x: Tensor, capacity: int) -> Tensor:
+    larger = x.new_empty(*x.shape[:2], capacity, x.shape[3])
+    larger[:, :, : x.shape[2]] = x
+    return larger
