@@ -11,12 +11,25 @@ import torch
 
 from methods.adapters.optional import Unavailable
 from methods.registry import METHODS, Attention, Shape
+from tests.methods.deviations import DEVIATIONS
 
 #: Budgets that fit tests of a few dozen tokens. A method that is not named here runs with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
+    "hf_longformer": {"window": 8, "global_tokens": 2},
+    "hf_bigbird": {"block": 4, "random_blocks": 1},
+    "hf_nystromformer": {"landmarks": 6},
+    "hf_reformer": {"rounds": 2, "chunk": 8},
+    "lucidrains_linformer": {"rank": 6},
+    "lucidrains_local": {"window": 8},
+    "lucidrains_nystromformer": {"landmarks": 6},
+    "lucidrains_performer": {"features": 24},
+    "lucidrains_reformer": {"rounds": 2, "chunk": 4},
     "longformer": {"window": 8, "global_tokens": 2},
+    "bigbird": {"block": 4, "random_blocks": 2, "allow_short": True},
     "linformer": {"rank": 6},
+    "nystromformer": {"landmarks": 6},
     "performer": {"features": 24},
+    "reformer": {"rounds": 2, "chunk": 8},
 }
 
 
@@ -38,6 +51,13 @@ def build(name: str, shape: Shape, dtype: torch.dtype = torch.float64, **params:
     if str(dtype).removeprefix("torch.") not in dtypes:
         pytest.skip(f"{name} takes {', '.join(dtypes)}")
     return made.to(dtype)
+
+
+def layers(name: str, shape: Shape, count: int, dtype: torch.dtype = torch.float32) -> list[Attention]:
+    """All layers of a model, as `build` makes one."""
+    build(name, shape, dtype)
+    generator = torch.Generator().manual_seed(0)
+    return [layer.to(dtype) for layer in method_class(name).layers(shape, count, generator, **SMALL.get(name, {}))]
 
 
 def trains(name: str) -> bool:
@@ -70,3 +90,14 @@ CASES = [(name, causal) for name in METHODS for causal in causal_choices(name)]
 def case(request) -> Iterator[tuple[str, bool]]:
     with torch.set_grad_enabled(trains(request.param[0])):
         yield request.param
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Known deviations of third-party code are expected to fail, each where it is listed."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        name, causal = params.get("case", (params.get("name"), False))
+        known = DEVIATIONS.get(name, {}) | (DEVIATIONS.get(f"{name}-causal", {}) if causal else {})
+        why = known.get(getattr(item, "originalname", ""))
+        if why:
+            item.add_marker(pytest.mark.xfail(reason=why, strict=True))
