@@ -41,18 +41,21 @@ def facts(cell: Cell) -> Facts:
         return Facts(verdict=("unsupported", str(error)))
     except ValueError as error:
         raise Refused(f"{error} (in {cell.describe()})") from error
-    attention = next(part for part in subject.modules() if isinstance(part, Attention))
+    layers = [part for part in subject.modules() if isinstance(part, Attention)]
+    attention, budgets = layers[0], {layer.budget_value() for layer in layers}
     flops = _flops(cell, subject)
     itemsize = getattr(torch, cell.hardware.dtype).itemsize
     mode: Mode = "train" if cell.mode == "train" else "forward"
     return Facts(
         verdict=_refusal(cell, attention),
-        degenerate=attention.degenerate(cell.seq_len),
+        degenerate=all(layer.degenerate(cell.seq_len) for layer in layers),
         budget_name=attention.budget,
-        budget_value=attention.budget_value(),
+        budget_value=budgets.pop() if len(budgets) == 1 else None,  # a schedule has no one value
         parameters=count_parameters(subject),
         flops=flops,
-        footprint_mib=attention.footprint_bytes(cell.batch_size, cell.seq_len, mode, itemsize) / MIB,
+        footprint_mib=max(
+            layer.footprint_bytes(cell.batch_size, cell.seq_len, mode, itemsize) / MIB for layer in layers
+        ),
         work=float(flops) * (cell.train.steps if cell.train else 10),
     )
 

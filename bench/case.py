@@ -101,13 +101,15 @@ def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
     generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
     if task is None:
         ids = torch.randint(VOCAB, (cell.batch_size, cell.seq_len), generator=generator)
-        targets, padding = torch.randint(CLASSES, (cell.batch_size,), generator=generator), None
+        targets = torch.randint(CLASSES, (cell.batch_size,), generator=generator)
+        masks: list[Tensor | None] = [None, None]
     else:
         examples = task.examples("train")
         batch = examples.rows(torch.randint(len(examples), (cell.batch_size,), generator=generator))
-        ids, targets, padding = batch.tokens, batch.targets, batch.padding_mask()
+        ids, targets = batch.tokens, batch.targets
+        masks = [batch.padding_mask(), batch.global_mask]
     ids, targets = ids.to(device), targets.to(device)
-    padding = padding if padding is None else padding.to(device)
+    masks = [mask if mask is None else mask.to(device) for mask in masks]
     function = _compiled(model, cell)
     optimiser = torch.optim.AdamW(model.parameters())
     model.train(cell.mode == "train")
@@ -116,8 +118,8 @@ def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
             if cell.mode == "forward":
                 with torch.no_grad():
-                    return function(ids, padding)
-            loss = loss_of(function(ids, padding), targets)
+                    return function(ids, *masks)
+            loss = loss_of(function(ids, *masks), targets)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

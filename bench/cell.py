@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 #: Version of the stored record; a record of another version is foreign.
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 Table = Literal["efficiency", "errors", "accuracy"]
 
@@ -39,6 +39,8 @@ class Model:
     dropout: float
     positions: str
     pooling: str
+    reversible: bool
+    ff_chunks: int
 
 
 @dataclass(frozen=True)

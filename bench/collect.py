@@ -88,6 +88,8 @@ def axes_of(cell: Cell, record: dict[str, Any]) -> Row:
         "task": cell.task.name if cell.task else "none",
         "model": cell.model.name if cell.model else "none",
         "layers": cell.model.layers if cell.model else 1,
+        "reversible": cell.model.reversible if cell.model else False,
+        "ff_chunks": cell.model.ff_chunks if cell.model else 1,
         "seq_len": cell.seq_len,
         "batch_size": cell.batch_size,
         "heads": cell.heads,

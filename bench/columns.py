@@ -34,6 +34,8 @@ AXES: Columns = {
     "task": str,
     "model": str,
     "layers": int,
+    "reversible": bool,
+    "ff_chunks": int,
     "seq_len": int,
     "batch_size": int,
     "heads": int,

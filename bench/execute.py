@@ -144,6 +144,6 @@ def _hash_sources(modules: tuple[str, ...]) -> str:
     files += [here / name for name in ("case.py", "train.py", "model.py")]
     files += sorted((here / "measure").glob("*.py"))
     files += sorted((here.parent / "methods" / "ops").glob("*.py"))
-    files += [here.parent / "methods" / name for name in ("base.py", "mixer.py", "encoder.py")]
+    files += [here.parent / "methods" / name for name in ("base.py", "mixer.py", "encoder.py", "reversible.py")]
     content = b"".join(path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()[:16]

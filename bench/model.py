@@ -29,9 +29,9 @@ class Model(nn.Module):
         self.encoder = encoder
         self.head = head
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Tokens int64 `[B, N]`, padding bool `[B, N]` (True at pads) -> logits."""
-        logits: Tensor = self.head(self.encoder(tokens, padding), padding)
+    def forward(self, tokens: Tensor, padding: Tensor | None = None, global_mask: Tensor | None = None) -> Tensor:
+        """Tokens int64 `[B, N]`, bool `[B, N]` True at pads, bool `[B, N]` True at global tokens -> logits."""
+        logits: Tensor = self.head(self.encoder(tokens, padding, global_mask), padding)
         return logits
 
 
@@ -73,6 +73,8 @@ def build_model(cell: Cell, method: Plugin, task: Task | None) -> Model:
             ff_dim=cell.model.ff_dim,
             dropout=cell.model.dropout,
             positions=cell.model.positions,  # type: ignore[arg-type]
+            reversible=cell.model.reversible,
+            ff_chunks=cell.model.ff_chunks,
         )
         pooling = cell.model.pooling
         head = task.head(width, pooling) if task else SequenceHead(width, CLASSES, pooling)

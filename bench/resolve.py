@@ -135,6 +135,8 @@ def _model(cfg: DictConfig) -> Model:
         dropout=model.dropout,
         positions=model.positions.value,
         pooling=model.pooling.value,
+        reversible=model.reversible,
+        ff_chunks=model.ff_chunks,
     )
 
 

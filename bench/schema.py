@@ -104,6 +104,8 @@ class ModelConfig:
     dropout: float = 0.0
     positions: Positions = Positions.learned
     pooling: Pooling = Pooling.mean
+    reversible: bool = False
+    ff_chunks: int = 1
 
 
 @dataclass
@@ -209,6 +211,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "model.head_dim": (1, None),
     "model.ff_dim": (1, None),
     "model.dropout": (0, 0.99),
+    "model.ff_chunks": (1, None),
     "task.seq_len": (1, None),
     "task.train.steps": (1, None),
     "task.train.batch_size": (1, None),

@@ -33,7 +33,10 @@ def cell_table(record: dict[str, Any]) -> str:
     """All that was found of one cell, a line a quantity."""
     cell = Cell.from_content(record["cell"])
     row = next(iter(rows_of(record)))[1]
-    budget = f"{row['budget_name']}={row['budget_value']:g}" if row["budget_name"] else "no budget"
+    budget = "no budget"
+    if name := row["budget_name"]:  # without one value it is a schedule, one a layer
+        value = row["budget_value"]
+        budget = f"{name}={cell.method.params.get(name) if value is None else format(value, 'g')}"
     lines = [
         (
             "method",

@@ -68,9 +68,8 @@ def evaluate(model: nn.Module, examples: Examples, device: str) -> dict[str, flo
 
 
 def _logits(model: nn.Module, batch: Examples, device: str) -> tuple[Tensor, Tensor]:
-    padding = batch.padding_mask()
-    padding = padding if padding is None else padding.to(device)
-    return model(batch.tokens.to(device), padding), batch.targets.to(device)
+    masks = [mask if mask is None else mask.to(device) for mask in (batch.padding_mask(), batch.global_mask)]
+    return model(batch.tokens.to(device), *masks), batch.targets.to(device)
 
 
 def train(cell: Cell, progress: Progress) -> dict[str, Any]:

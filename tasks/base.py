@@ -24,11 +24,14 @@ class Examples:
     tokens: int64 `[n, seq_len]`, padded on the right with the task's `pad_id`.
     targets: int64 `[n]` (one class a sequence) or `[n, seq_len]` (one a token, `IGNORE` elsewhere).
     lengths: int64 `[n]`, the number of real tokens a row.
+    global_mask: bool `[n, seq_len]`, True at tokens (a question's, say) that every token may attend and that
+    attend every token, for methods that have such; None leaves the choice to the method.
     """
 
     tokens: Tensor
     targets: Tensor
     lengths: Tensor
+    global_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows = self.tokens.shape[0]
@@ -37,13 +40,19 @@ class Examples:
                 f"examples disagree: tokens {tuple(self.tokens.shape)}, targets {tuple(self.targets.shape)}, "
                 f"lengths {tuple(self.lengths.shape)}"
             )
+        if self.global_mask is not None and self.global_mask.shape != self.tokens.shape:
+            raise ValueError(
+                f"examples disagree: tokens {tuple(self.tokens.shape)}, "
+                f"global_mask {tuple(self.global_mask.shape)}"
+            )
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
     def rows(self, index: Tensor) -> Examples:
         """The examples at `index` (int64 `[m]`), in that order."""
-        return Examples(self.tokens[index], self.targets[index], self.lengths[index])
+        chosen = None if self.global_mask is None else self.global_mask[index]
+        return Examples(self.tokens[index], self.targets[index], self.lengths[index], chosen)
 
     def padding_mask(self) -> Tensor | None:
         """bool `[n, seq_len]`, True at padding; None when no row is padded."""

@@ -60,7 +60,7 @@ def test_an_epoch_sees_every_example_once():
 
 def test_evaluation_counts_every_target():
     model = torch.nn.Module()
-    model.forward = lambda tokens, padding: torch.nn.functional.one_hot(tokens[:, 0] % 3, 3).float()
+    model.forward = lambda tokens, padding, global_mask: torch.nn.functional.one_hot(tokens[:, 0] % 3, 3).float()
     tokens = torch.arange(600)[:, None]
     found = evaluate(model, Examples(tokens, tokens[:, 0] % 3, torch.ones(600, dtype=torch.int64)), "cpu")
     assert (found["accuracy"], found["count"]) == (1.0, 600)
