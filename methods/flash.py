@@ -10,14 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.base import Attention, Capabilities, Shape
-from methods.ops.cache import KVCache
+from methods.base import Capabilities, Shape
+from methods.ops.cache import CachedAttention
 from methods.ops.dense import allowed_keys, both, causal_mask, dense_attention
 from methods.ops.online import Tiling, tiled_attention
 from methods.ops.scoring import Scoring, spans
 
 
-class Flash(Attention):
+class Flash(CachedAttention):
     """Exact attention in tiles of `block_q` x `block_k`. A NaN or infinity spoils the rows that attend it, and
     may spoil others of its head that share a tile with it."""
 
@@ -46,18 +46,9 @@ class Flash(Attention):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
         return tiled_attention(q, k, v, scoring, tiling=Tiling(self.block_q, self.block_k))[0]
 
-    def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> KVCache:
-        """An empty cache of keys and values."""
-        return KVCache.empty(self.shape, batch_size, device, dtype)
-
-    def step(self, q: Tensor, k: Tensor, v: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
-        """See `Attention.step`; the given state is used up. No gradient."""
-        keys, values = state.append(k, v)
-        return self._attend(q, keys, values, Scoring()), state
-
-    def state_size(self, seq_len: int) -> int:
-        """A key and a value of every token."""
-        return KVCache.size(self.shape, seq_len)
+    def look_back(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `CachedAttention.look_back`."""
+        return self._attend(q, keys, values, Scoring())
 
     def dense_reference(
         self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None

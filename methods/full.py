@@ -5,14 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.base import Attention, Capabilities, Mode, Shape
+from methods.base import Capabilities, Mode, Shape
+from methods.ops.cache import CachedAttention
 from methods.ops.dense import allowed_keys, both, dense_attention
 
 
-class Full(Attention):
-    """What a direct translation of the equation costs; `sdpa` computes the same in linear memory."""
+class Full(CachedAttention):
+    """What a direct translation of the equation costs; `sdpa` computes the same in linear memory.
 
-    capabilities = Capabilities(cross=True, exact=True)
+    A NaN or infinity in q spoils its row, in k or v every row of its head.
+    """
+
+    capabilities = Capabilities(cross=True, exact=True, decode=True)
 
     def __init__(self, shape: Shape, *, layer: int = 0, generator: torch.Generator | None = None) -> None:
         super().__init__(shape)
@@ -24,6 +28,10 @@ class Full(Attention):
             future_free = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
             allowed = both(allowed, future_free)
         return dense_attention(q, k, v, allowed)
+
+    def look_back(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `CachedAttention.look_back`."""
+        return dense_attention(q, keys, values)
 
     def dense_reference(
         self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None

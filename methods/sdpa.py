@@ -5,18 +5,27 @@ FlashAttention (Dao et al. 2022; Dao 2023) tiles the softmax so that the N x N s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from methods.base import Attention, Capabilities, Shape
+from methods.base import Capabilities, Shape
+from methods.ops.cache import CachedAttention
 from methods.ops.dense import allowed_keys, both, causal_mask, dense_attention
 from methods.ops.fused import Kernel, fused_attention
 
+MASKED_ROWS = 256
+"""Queries that share a mask where causality and padding meet: more save calls, fewer save masked work."""
 
-class SDPA(Attention):
-    """The baseline of every speedup. `kernel` pins one; a kernel that refuses the input is `unsupported`."""
 
-    capabilities = Capabilities(cross=True, exact=True)
+class SDPA(CachedAttention):
+    """The baseline of every speedup. `kernel` pins one; a kernel that refuses the input is `unsupported`.
+
+    A NaN or infinity in q spoils its row, in k or v rows of its head that attend it or share a tile with it.
+    """
+
+    capabilities = Capabilities(cross=True, exact=True, decode=True)
 
     def __init__(
         self,
@@ -31,12 +40,27 @@ class SDPA(Attention):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None) -> Tensor:
         """See `Attention.forward`. Raises Unsupported where the pinned kernel cannot take the input."""
-        mask, causal = allowed_keys(key_padding_mask), self.shape.causal
-        if causal and mask is not None:
-            # torch takes a mask or is_causal, not both: the one case that needs an N x N mask.
-            mask, causal = both(mask, causal_mask(q.shape[-2], q.device)), False
+        mask = allowed_keys(key_padding_mask)
+        if not self.shape.causal:
+            return self._attend(q, k, v, mask)
+        if mask is None:
+            return self._attend(q, k, v, causal=True)
+        # torch takes a mask or is_causal, not both: blocks of rows, each with the keys up to its last one
+        rows = [
+            self._attend(_part(q, first, last), _part(k, 0, last), _part(v, 0, last), mask[..., :last] & seen)
+            for first, last, seen in _causal_blocks(q.shape[-2], k.shape[-2], q.device)
+        ]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
+    ) -> Tensor:
         out, self.backend = fused_attention(q, k, v, mask=mask, causal=causal, kernel=self.kernel)
         return out
+
+    def look_back(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `CachedAttention.look_back`."""
+        return self._attend(q, keys, values)
 
     def dense_reference(
         self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None
@@ -55,3 +79,16 @@ class SDPA(Attention):
     def train_flops(self, batch_size: int, seq_len: int) -> int:
         """3.5 times the forward: the backward recomputes the scores, 5 products against 2."""
         return self.flops(batch_size, seq_len) * 7 // 2
+
+
+def _causal_blocks(queries: int, keys: int, device: torch.device) -> Iterator[tuple[int, int, Tensor]]:
+    """(first, last, bool `[last - first, min(last, keys)]`): blocks of rows and the keys that each may see."""
+    for first in range(0, queries, MASKED_ROWS):
+        last = min(first + MASKED_ROWS, queries)
+        rows = torch.arange(first, last, device=device)
+        yield first, last, torch.arange(min(last, keys), device=device) <= rows[:, None]
+
+
+def _part(x: Tensor, first: int, last: int) -> Tensor:
+    """Rows of `[B, H, N, D]`; x itself for all of them, since the gradient of a slice is a copy."""
+    return x if first == 0 and last >= x.shape[2] else x[:, :, first:last]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from methods.base import Shape, Unsupported
+from methods.base import Attention, Shape, Unsupported
 
 
 @dataclass
@@ -24,7 +25,8 @@ class KVCache:
         if not shape.causal:
             raise Unsupported("decoding token by token needs the causal form (causal=true)")
         size = (batch_size, shape.heads, 16, shape.head_dim)
-        return cls(*(torch.empty(size, device=device, dtype=dtype) for _ in range(2)))
+        keys, values = (torch.empty(size, device=device, dtype=dtype) for _ in range(2))
+        return cls(keys, values)
 
     @staticmethod
     def size(shape: Shape, length: int) -> int:
@@ -46,3 +48,23 @@ def _grown(x: Tensor, capacity: int) -> Tensor:
     larger = x.new_empty(*x.shape[:2], capacity, x.shape[3])
     larger[:, :, : x.shape[2]] = x
     return larger
+
+
+class CachedAttention(Attention):
+    """Decodes by letting the newest query look at the keys of all tokens so far."""
+
+    @abstractmethod
+    def look_back(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """q `[B, H, 1, D]` attends all of keys and values `[B, H, n, D]` -> `[B, H, 1, D]`."""
+
+    def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> KVCache:
+        """An empty cache."""
+        return KVCache.empty(self.shape, batch_size, device, dtype)
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: KVCache) -> tuple[Tensor, KVCache]:
+        """See `Attention.step`. The given state is used up; keys and values of the past get no gradient."""
+        return self.look_back(q, *state.append(k, v)), state
+
+    def state_size(self, seq_len: int) -> int:
+        """A key and a value of every token."""
+        return KVCache.size(self.shape, seq_len)
