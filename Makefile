@@ -4,11 +4,12 @@ VENV   ?= .venv
 SWEEP  ?= quick
 RUN    ?= $(SWEEP)
 ARGS   ?=
+ALLOCATOR ?= default
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report test lint format clean
+.PHONY: help setup sweep report peers test lint format clean
 
 help:  ## list the targets
 	@echo "make TARGET [SWEEP=quick] [RUN=folder under results/] [ARGS='overrides of the configuration']"
@@ -27,6 +28,15 @@ sweep: $(READY)  ## run the sweep preset SWEEP, then write its report
 
 report: $(READY)  ## write the report of results/RUN
 	@$(BIN)/python -m reports results/$(RUN) $(ARGS)
+
+# keep: malloc neither maps nor returns pages, so that fresh ones cost nobody anything; peaks would mean nothing
+KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000
+
+peers: RUN = $(if $(filter keep,$(ALLOCATOR)),peers-keep,peers)
+peers: $(READY)  ## ours and third-party code side by side, paired with SDPA [ALLOCATOR=keep]
+	@env $(if $(filter keep,$(ALLOCATOR)),$(KEEP)) $(BIN)/python bench/run.py sweep=peers run=$(RUN) rerun=stale \
+		$(if $(filter keep,$(ALLOCATOR)),measure.passes=[latency]) $(ARGS); code=$$?; \
+	if [ $$code -le 1 ]; then $(BIN)/python -m reports.peers results/$(RUN) || exit $$?; fi; exit $$code
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

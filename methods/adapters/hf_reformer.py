@@ -38,14 +38,15 @@ SELF, MASKED = -1e5, -1e9
 class HFReformer(ThirdParty):
     """`rounds` hashes anew each training forward, and with one draw in evaluation; padding has its own bucket."""
 
-    capabilities = Capabilities(deterministic=False)
+    capabilities = Capabilities(deterministic=False, shared_qk=True, candidates_see_future=True)
+    budget = "chunk"
 
     def __init__(
         self,
         shape: Shape,
         *,
         rounds: PerLayer = 4,
-        chunk: int = 64,
+        chunk: PerLayer = 64,
         layer: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -143,5 +144,5 @@ class HFReformer(ThirdParty):
         return batch_size * self.shape.heads * self.rounds * n * dim * (2 * rotations + 8 * self.chunk)
 
     def degenerate(self, seq_len: int) -> bool:
-        """The chunks of all rounds hold as many keys as there are."""
-        return 2 * self.chunk * self.rounds >= seq_len
+        """One chunk holds the sequence: every round computes all pairs."""
+        return self.chunk >= seq_len

@@ -29,14 +29,15 @@ COUNT_EPS = 1e-9
 class LucidrainsReformer(ThirdParty):
     """Chunks of `chunk` tokens, N / chunk buckets; `rounds` hashes anew each training forward."""
 
-    capabilities = Capabilities(deterministic=False)
+    capabilities = Capabilities(deterministic=False, shared_qk=True, candidates_see_future=True)
+    budget = "chunk"
 
     def __init__(
         self,
         shape: Shape,
         *,
         rounds: PerLayer = 4,
-        chunk: int = 64,
+        chunk: PerLayer = 64,
         dedupe: bool = False,
         own_bucket: bool = False,
         layer: int = 0,
@@ -111,5 +112,5 @@ class LucidrainsReformer(ThirdParty):
         return batch_size * self.shape.heads * self.rounds * n * self.shape.head_dim * pairs
 
     def degenerate(self, seq_len: int) -> bool:
-        """The chunks of all rounds hold as many keys as there are."""
-        return 2 * self.chunk * self.rounds >= seq_len
+        """One chunk holds the sequence: every round computes all pairs."""
+        return self.chunk >= seq_len
