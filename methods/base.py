@@ -67,8 +67,14 @@ class Capabilities:
     """The output is A(q, k) v, so V = identity reads the effective attention matrix."""
     normalised: bool = True
     """The rows of A sum to one (to at most one where a sink takes a share)."""
+    position_free: bool = False
+    """In the bidirectional form nothing depends on the order of keys and values, moved together."""
     token_globals: bool = False
     """`forward` also takes `global_mask`, bool `[B, N]`: tokens that see and are seen by all."""
+    shared_qk: bool = False
+    """Keys are made from the queries: `forward` ignores k, and a mixer projects none."""
+    candidates_see_future: bool = False
+    """In the causal form which past keys a row sees may depend on the future; their values never do."""
     decode: bool = False
     """Has `start` and `step`: one token at a time, from a state, equal to the causal form."""
     dtypes: tuple[str, ...] = ("float64", "float32", "bfloat16", "float16")
