@@ -21,7 +21,7 @@ class Flash(CachedAttention):
     """Exact attention in tiles of `block_q` x `block_k`. A NaN or infinity spoils the rows that attend it, and
     may spoil others of its head that share a tile with it."""
 
-    capabilities = Capabilities(cross=True, exact=True, decode=True)
+    capabilities = Capabilities(cross=True, exact=True, position_free=True, decode=True)
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ class Full(CachedAttention):
     A NaN or infinity in q spoils its row, in k or v every row of its head.
     """
 
-    capabilities = Capabilities(cross=True, exact=True, decode=True)
+    capabilities = Capabilities(cross=True, exact=True, position_free=True, decode=True)
 
     def __init__(self, shape: Shape, *, layer: int = 0, generator: torch.Generator | None = None) -> None:
         super().__init__(shape)

@@ -25,7 +25,7 @@ class SDPA(CachedAttention):
     A NaN or infinity in q spoils its row, in k or v rows of its head that attend it or share a tile with it.
     """
 
-    capabilities = Capabilities(cross=True, exact=True, decode=True)
+    capabilities = Capabilities(cross=True, exact=True, position_free=True, decode=True)
 
     def __init__(
         self,
