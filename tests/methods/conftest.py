@@ -26,10 +26,26 @@ SMALL: dict[str, dict[str, Any]] = {
     "lucidrains_reformer": {"rounds": 2, "chunk": 4},
     "longformer": {"window": 8, "global_tokens": 2},
     "bigbird": {"block": 4, "random_blocks": 2, "allow_short": True},
+    "topk": {"keys": 4},
     "linformer": {"rank": 6},
     "nystromformer": {"landmarks": 6},
     "performer": {"features": 24},
     "reformer": {"rounds": 2, "chunk": 8},
+}
+
+#: Parameters with which a method equals softmax attention over 32 tokens, where it has such a limit.
+EXACT_AT: dict[str, dict[str, Any]] = {
+    "longformer": {"window": 64},
+}
+
+#: Exponents of N in operations and in memory, where they are not 1 (operations: 2 for exact methods) and 1.
+GROWTH: dict[str, tuple[float, float]] = {
+    "full": (2.0, 2.0),
+}
+
+#: Parameters under which finite differences see the whole gradient: a stabiliser is a constant of it, on purpose.
+SMOOTH: dict[str, dict[str, Any]] = {
+    "performer": {"eps": 0.0},
 }
 
 
