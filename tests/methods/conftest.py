@@ -66,7 +66,7 @@ def build(name: str, shape: Shape, dtype: torch.dtype = torch.float64, **params:
         pytest.skip(f"{name} runs on {', '.join(devices)}")
     if str(dtype).removeprefix("torch.") not in dtypes:
         pytest.skip(f"{name} takes {', '.join(dtypes)}")
-    return made.to(dtype)
+    return made.to(dtype).eval()
 
 
 def layers(name: str, shape: Shape, count: int, dtype: torch.dtype = torch.float32) -> list[Attention]:
