@@ -14,9 +14,10 @@ class Unavailable(Unsupported):
     """What is refused is in order, but needs a package or a device that this machine does not have."""
 
 
-def require(module: str, package: str | None = None) -> ModuleType:
+def require(module: str, package: str | None = None, how: str | None = None) -> ModuleType:
     """The imported `module`; Unavailable, naming the `package` to install (by default the module), without it.
 
+    `how` says how to install what pip does not find by name.
     Call it in the constructor, never at the top of a module: every registered method must import anywhere.
     """
     try:
@@ -25,7 +26,8 @@ def require(module: str, package: str | None = None) -> ModuleType:
     except ImportError as error:
         package = package or module.partition(".")[0]
         cause = " ".join(str(error).split())
-        raise Unavailable(f"needs the package {package} (pip install {package}): {cause}") from error
+        how = how or f"pip install {package}"
+        raise Unavailable(f"needs the package {package} ({how}): {cause}") from error
     except Exception as error:  # a package built for another torch or device fails in any way it likes
         cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise Unavailable(f"importing {module} failed on this machine: {cause[:200]}") from error
