@@ -31,8 +31,8 @@ from methods.adapters.seams import (
 )
 from methods.base import Capabilities, PerLayer, Shape
 
-SELF, MASKED = -1e5, -1e9
-"""Logits of a token with itself, and of masked pairs."""
+ITSELF, MASKED = -1e5, -1e9
+"""Logits of a token with itself, and of masked pairs; in float16 -1e3 and -1e4."""
 
 
 class HFReformer(ThirdParty):
@@ -126,11 +126,12 @@ class HFReformer(ThirdParty):
             times = pair_counts(buckets.view(*buckets.shape[:2], self.rounds, length), self.chunk)
         keys = q * (q.square().mean(-1, keepdim=True) + 1e-6).rsqrt() / math.sqrt(q.shape[-1])
         logits = q @ keys.transpose(-1, -2)
+        itself, masked = (-1e3, -1e4) if q.dtype == torch.float16 else (ITSELF, MASKED)
         if real is not None:
-            logits = logits.masked_fill(~real[:, None, None, :], MASKED)
+            logits = logits.masked_fill(~real[:, None, None, :], masked)
         if self.shape.causal:
-            logits = logits.masked_fill(~torch.ones_like(times[0, 0], dtype=torch.bool).tril(), MASKED)
-        logits = logits.masked_fill(torch.eye(length, dtype=torch.bool, device=q.device), SELF)
+            logits = logits.masked_fill(~torch.ones_like(times[0, 0], dtype=torch.bool).tril(), masked)
+        logits = logits.masked_fill(torch.eye(length, dtype=torch.bool, device=q.device), itself)
         return (multiset_softmax(logits, times) @ v)[:, :, :n]
 
     def flops(self, batch_size: int, seq_len: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from types import ModuleType
 
 import numpy as np
@@ -310,6 +311,16 @@ def test_hf_reformer_keeps_the_first_number_of_buckets_and_reseeds_torch():
             method.attention(q)
             states.append(torch.get_rng_state())
         assert torch.equal(*states)
+
+
+def test_reformers_lose_weight_of_a_lone_token_in_float32():
+    for name, logit in (("hf_reformer", -1e5), ("lucidrains_reformer", -5e4)):
+        shape = Shape(1, 8, 64, causal=True)
+        method = build(name, shape, torch.float32, rounds=3, chunk=8)
+        q, k, v = (x.detach() for x in draw(1, shape, dtype=torch.float32))
+        share = float(method(q, k, torch.ones_like(v))[0, 0, 0, 0])  # the first token sees itself alone, weight 1
+        step = torch.finfo(torch.float32).eps * 2 ** math.floor(math.log2(-logit))
+        assert 1e-4 < abs(share - 1) < 3 * step
 
 
 def test_reformers_hash_anew_in_training_and_a_draw_can_be_replayed():
