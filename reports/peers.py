@@ -22,8 +22,9 @@ from reports.text import DASH, interval, number
 
 MODES = ("forward", "train")
 
-#: What the names of methods that run other people's code begin with.
-THIRD_PARTY = ("hf_", "lucidrains_", "fla_", "flash_attn", "xformers")
+#: What the names of methods that run other people's code begin with, or are.
+BEGINNINGS = ("hf_", "lucidrains_")
+NAMES = ("fla", "flash_attn", "xformers")
 
 #: Method (without such a beginning) -> its mechanism, and the parameters that two of a group have in common.
 MECHANISMS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -35,6 +36,7 @@ MECHANISMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "performer": ("performer", ("features",)),
     "nystromformer": ("nystromformer", ("landmarks",)),
     "linear": ("linear", ()),
+    "fla": ("linear", ()),
 }
 
 HEADER: tuple[str, ...] = (
@@ -70,7 +72,7 @@ class Line:
     @property
     def third_party(self) -> bool:
         """Whether this is other people's code."""
-        return self.method.startswith(THIRD_PARTY)
+        return self.method in NAMES or self.method.startswith(BEGINNINGS)
 
     def ratio(self, mode: str) -> float:
         """The ratio to SDPA, NaN without one."""
@@ -80,7 +82,7 @@ class Line:
 def mechanism(method: str, params: str) -> str:
     """The group of a method with these parameters (JSON): `bigbird, block 64, random_blocks 3`."""
     bare = method
-    for beginning in THIRD_PARTY:
+    for beginning in BEGINNINGS:
         bare = bare.removeprefix(beginning)
     name, shared = MECHANISMS.get(bare, ("exact", ()))
     given = json.loads(params)
@@ -115,9 +117,11 @@ def _block(key: tuple[str, int, int], rows: list[Row]) -> Iterator[str]:
             f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(cells, widths, strict=True))
         )
         yield "  ".join([first, *others]).rstrip()
+    failed: dict[str, list[str]] = {}
     for row in rows:
         if row["status"] != "ok":
-            yield f"  {row['method']} {row['mode']}: {row['status']}: {row['reason']}"
+            failed.setdefault(f"{row['method']}: {row['status']}: {row['reason']}", []).append(str(row["mode"]))
+    yield from (f"  {' and '.join(sorted(set(modes)))} of {what}" for what, modes in failed.items())
     yield ""
 
 
