@@ -51,6 +51,7 @@ def fused_attention(
     Raises Unsupported where the kernel cannot take the input.
     """
     name = choose(q, mask) if kernel == "auto" else kernel
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))  # what the kernels ask for
     try:
         with sdpa_kernel([BACKENDS[name]]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns once for every kernel it rules out

@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "lucidrains_reformer": {"rounds": 2, "chunk": 4},
     "longformer": {"window": 8, "global_tokens": 2},
     "bigbird": {"block": 4, "random_blocks": 2, "allow_short": True},
+    "bigbird_etc": {"block": 4, "global_tokens": 3, "max_distance": 2},
     "flex": {"kernel": "eager"},
     "topk": {"keys": 4},
     "linformer": {"rank": 6},
@@ -42,6 +43,8 @@ EXACT_AT: dict[str, dict[str, Any]] = {
 #: Exponents of N in operations and in memory, where they are not 1 (operations: 2 for exact methods) and 1.
 GROWTH: dict[str, tuple[float, float]] = {
     "full": (2.0, 2.0),
+    "flex": (2.0, 2.0),  # as it runs here, uncompiled
+    "topk": (2.0, 1.0),
     "hf_bigbird": (1.0, 2.0),  # it fills a matrix of all probabilities
     "lucidrains_reformer": (1.0, 2.0),  # it hashes into N / chunk buckets at once
 }

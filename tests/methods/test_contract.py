@@ -1,13 +1,19 @@
-"""What every method must do, over the registry: equality with its dense reference, padding, causality, cost."""
+"""What every method must do, over the registry: equality with its dense reference, padding, causality, cost.
+
+Tests name the properties of a method's contract: C1 equals its dense reference, C2 degenerate limit, C3 rows sum
+to one, C4 support, C5 causal, C6 padding, C7 batch rows, C8 gradcheck, C9 determinism, C10 edges, C11 dtypes, C12
+cost, C13 decoding, C14 permutation, C15 approximation error. The other half is test_invariants.py; the measured
+error is in tests/bench/test_error.py.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from methods.registry import METHODS, Shape, Unsupported
-from tests.methods.conftest import build, causal_choices, draw, method_class, padding, trains
+from tests.methods.conftest import SMOOTH, build, causal_choices, draw, method_class, padding, trains
 from tests.methods.deviations import FLOAT32
 
 #: N = 1, 2, around the blocks (window radius 4, block 64, chunk 256), primes.
@@ -22,6 +28,7 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("n", LENGTHS)
 def test_equals_its_dense_reference_in_value_and_gradients(case, n, padded):
+    """C1 and C10: output, dq, dk, dv and the gradients of its own parameters, for lengths around every block."""
     name, causal = case
     shape = Shape(heads=2, head_dim=5, seq_len=n, causal=causal)
     mask = padding(2, n) if padded else None
@@ -59,6 +66,7 @@ def precisions(name: str) -> list[tuple[torch.dtype, float]]:
 
 
 def test_shorter_inputs_than_built_for(case):
+    """C10: N below the longest input."""
     name, causal = case
     method = build(name, Shape(2, 5, 64, causal))
     q, k, v = draw(2, method.shape, n=41)
@@ -66,16 +74,17 @@ def test_shorter_inputs_than_built_for(case):
 
 
 def test_gradcheck(case):
+    """C8: against finite differences, parameters that jump aside."""
     name, causal = case
     if not trains(name):
         pytest.skip("declares no backward here")
-    method = build(name, Shape(1, 3, 9, causal), **({"eps": 0.0} if name == "performer" else {}))
-    # eps makes Performer's stabiliser a (deliberate) constant of the gradient, which finite differences see
+    method = build(name, Shape(1, 3, 9, causal), **SMOOTH.get(name, {}))
     torch.autograd.gradcheck(lambda q, k, v: method(q, k, v), draw(1, method.shape), eps=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if True in causal_choices(name)])
 def test_no_gradient_and_no_value_from_the_future(name):
+    """C5: exact zeros from later tokens, and no change when they change."""
     method = build(name, Shape(1, 4, 70, causal=True))
     q, k, v = draw(1, method.shape)
     row = 33
@@ -93,6 +102,7 @@ def test_no_gradient_and_no_value_from_the_future(name):
 
 
 def test_padding_content_amount_and_batching_do_not_matter(case):
+    """C6: real positions see neither what stands at pads, nor how many, nor longer neighbours."""
     name, causal = case
     if not method_class(name).capabilities.padding:
         pytest.skip("declares no padding")
@@ -110,6 +120,7 @@ def test_padding_content_amount_and_batching_do_not_matter(case):
 
 
 def test_a_row_of_padding_only_gives_numbers(case):
+    """C6: nothing to attend."""
     name, causal = case
     if not method_class(name).capabilities.padding:
         pytest.skip("declares no padding")
@@ -120,6 +131,7 @@ def test_a_row_of_padding_only_gives_numbers(case):
 
 
 def test_a_batch_row_does_not_depend_on_its_neighbours(case):
+    """C7: a row alone and in a batch."""
     name, causal = case
     method = build(name, Shape(2, 5, 65, causal))
     q, k, v = (tensor.detach() for tensor in draw(3, method.shape))
@@ -129,6 +141,7 @@ def test_a_batch_row_does_not_depend_on_its_neighbours(case):
 
 
 def test_same_seed_same_bits_and_global_randomness_is_left_alone(case):
+    """C9: all randomness is the generator's."""
     name, causal = case
     shape = Shape(2, 5, 40, causal)
     before = torch.random.get_rng_state()
@@ -139,6 +152,7 @@ def test_same_seed_same_bits_and_global_randomness_is_left_alone(case):
 
 
 def test_softmax_rows_sum_to_one(case):
+    """C3: ones in, ones out."""
     name, causal = case
     if not method_class(name).capabilities.normalised:
         pytest.skip("declares rows that need not sum to one")
@@ -149,6 +163,7 @@ def test_softmax_rows_sum_to_one(case):
 
 
 def test_the_declared_linearity_in_v(case):
+    """What reading out an effective matrix (C4, C15) rests on."""
     name, causal = case
     method = build(name, Shape(2, 5, 33, causal))
     q, k, v = draw(2, method.shape)
@@ -179,6 +194,7 @@ def test_methods_that_do_not_decode_say_so(name):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_good_as_the_plain_formula_in_it(case, dtype):
+    """C11: at most twice the error of the plain formula in the same dtype."""
     name, causal = case
     shape = Shape(2, 16, 96, causal)
     method, exact = build(name, shape, dtype), build(name, shape, torch.float64)
@@ -191,24 +207,25 @@ def test_half_precision_is_as_good_as_the_plain_formula_in_it(case, dtype):
 
 
 def test_flops_match_the_counter(case):
+    """C12: within 5 %."""
     name, causal = case
+    if name == "flex":
+        pytest.skip("torch's counter cannot run FlexAttention; test_flex.py counts with the profiler")
     shape = Shape(2, 16, 512, causal)
-    method = build(name, shape, torch.float32, **({"window": 64} if name == "longformer" else {}))
+    method = build(name, shape, torch.float32)
     q, k, v = (tensor.detach() for tensor in draw(2, shape, dtype=torch.float32))
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=cpu_flash()) as counter:
         method(q, k, v)
-    counted = counter.get_total_flops()
-    if name == "sdpa" and causal:
-        counted //= 2  # the counter does not know that the kernel skips the future
-    assert method.flops(2, 512) == pytest.approx(counted, rel=0.05)
+    assert method.flops(2, 512) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def cpu_flash():
-    """torch counts the CPU flash kernel as nothing; teach it the kernel's formula."""
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    if kernel in flop_registry:
-        return {}
-    return {kernel: lambda q, k, v, *args, out_shape=None, **kwargs: 4 * q[0] * q[1] * q[2] * q[3] * k[2]}
+    """torch counts the CPU flash kernel as nothing; teach it the kernel's formula, which skips the future."""
+
+    def count(q, k, v, dropout_p=0.0, is_causal=False, *args, out_shape=None, **kwargs):
+        return 4 * q[0] * q[1] * q[2] * q[3] * k[2] // (2 if is_causal else 1)
+
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count}
 
 
 @pytest.mark.parametrize("name", METHODS)
