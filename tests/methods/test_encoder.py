@@ -54,7 +54,8 @@ def test_flops_of_the_model(name):
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=cpu_flash()) as counter:
         model(torch.zeros(2, 256, dtype=torch.long))
     assert model.flops(2, 256, train=False) == pytest.approx(counter.get_total_flops(), rel=0.05)
-    assert model.flops(2, 256, train=True) > 2.9 * model.flops(2, 256, train=False)
+    least = 2.5 if name.endswith("reformer") else 2.9  # hashing has no backward
+    assert model.flops(2, 256, train=True) > least * model.flops(2, 256, train=False)
 
 
 def test_mixer_is_attention_between_projections():
