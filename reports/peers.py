@@ -79,14 +79,15 @@ class Line:
         return self.figures[mode].ratio if mode in self.figures else math.nan
 
 
-def mechanism(method: str, params: str) -> str:
+def mechanism(method: str, params: str, causal: object = False) -> str:
     """The group of a method with these parameters (JSON): `bigbird, block 64, random_blocks 3`."""
     bare = method
     for beginning in BEGINNINGS:
         bare = bare.removeprefix(beginning)
     name, shared = MECHANISMS.get(bare, ("exact", ()))
     given = json.loads(params)
-    return ", ".join([name, *(f"{key} {given[key]}" for key in shared if key in given)])
+    words = [name, *(f"{key} {given[key]}" for key in shared if key in given), *["causal"] * bool(causal)]
+    return ", ".join(words)
 
 
 def render(run: Run) -> str:
@@ -137,7 +138,7 @@ def _groups(rows: list[Row]) -> dict[str, list[Line]]:
     """Lines by mechanism, ours first, the fastest first."""
     figures: dict[tuple[str, str], dict[str, Figure]] = {}
     for row in rows:
-        group = mechanism(str(row["method"]), str(row["method_params"]))
+        group = mechanism(str(row["method"]), str(row["method_params"]), row["causal"])
         figures.setdefault((group, str(row["method"])), {})[str(row["mode"])] = _figure(row)
     groups: dict[str, list[Line]] = {}
     for (group, method), found in figures.items():

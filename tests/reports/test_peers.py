@@ -71,6 +71,7 @@ def test_what_failed_stays_with_its_reason_and_equal_ones_are_said_once(tmp_path
 def test_mechanisms():
     assert mechanism("hf_bigbird", '{"block": 64, "random_blocks": 3}') == "bigbird, block 64, random_blocks 3"
     assert mechanism("fla", "{}") == mechanism("linear", "{}") == "linear"
+    assert mechanism("fla", "{}", True) == "linear, causal"
     assert mechanism("flash", "{}") == mechanism("flash_attn", "{}") == "exact"
 
 
