@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 #: Parameters with which a method equals softmax attention over 32 tokens, where it has such a limit.
 EXACT_AT: dict[str, dict[str, Any]] = {
+    "topk": {"keys": 32},
     "longformer": {"window": 64},
 }
 
