@@ -169,9 +169,9 @@ class Linformer(Attention):
             slots = (q @ (E @ k).transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
             attended: Tensor = (slots @ F) @ v
             return attended
-        sizes = [len(part) for part in torch.arange(self.shape.seq_len).tensor_split(self.blocks)]
-        stops = torch.tensor(sizes[::-1]).cumsum(0).tolist()
-        blocks = [torch.arange(stop - size, min(stop, n)) for size, stop in zip(sizes[::-1], stops, strict=True)]
+        positions = torch.arange(self.shape.seq_len, device=k.device)
+        sizes = sorted(len(part) for part in positions.tensor_split(self.blocks))
+        blocks = [part[part < n] for part in torch.split(positions, sizes)]
         rows = [self._pooled_row(q[b], k[b], v[b], real[b], blocks) for b in range(len(q))]
         return torch.stack(rows)
 
