@@ -2,7 +2,7 @@
 
 Logit of query i and key j: q_i . (k_j + a[label(i, j)]) / sqrt(D). Within the global tokens and within the
 others the label is j - i clipped to `reach` on each side; across the two it says the direction only (Ainslie
-et al. 2020, arXiv 2004.08483, section 3.2). So the number of parameters does not depend on the length, and the
+et al. 2020, arXiv 2004.08483). So the number of parameters does not depend on the length, and the
 logits of two tokens do not change when both move.
 """
 
