@@ -13,7 +13,7 @@ import torch
 from methods.encoder import Encoder
 from methods.registry import METHODS, Shape
 from methods.reversible import run_reversible
-from tests.methods.conftest import CASES, layers, method_class, padding, trains
+from tests.methods.conftest import CASES, causal_choices, layers, method_class, padding, trains
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 24
@@ -140,7 +140,9 @@ def saved_bytes(model, ids) -> int:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_r13_what_is_saved_does_not_depend_on_depth(name):
-    found = {count: saved_bytes(encoder(name, count, dtype=torch.float32), tokens()) for count in (1, 6)}
+    causal, found = causal_choices(name)[0], {}
+    for count in (1, 6):
+        found[count] = saved_bytes(encoder(name, count, causal, dtype=torch.float32), tokens())
     assert found[1] == found[6] > 0
 
 
