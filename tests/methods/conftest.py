@@ -115,6 +115,15 @@ def case(request) -> Iterator[tuple[str, bool]]:
         yield request.param
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tests are too small to share, and threads that wait for each other on a busy machine take seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Known deviations of third-party code are expected to fail, each where it is listed."""
     for item in items:
