@@ -21,6 +21,9 @@ from methods.ops.tiles import LOG2_E, Workspace
 SAFE_EXPONENT = 40.0
 """Logits (base 2) below this need no maximum subtracted: 2^40 times any length is far from float32's end."""
 
+FORWARD_SIZE = 2.0
+"""Tiles of the forward against those of the backward, which holds five buffers of that size and not two."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -72,7 +75,7 @@ class BlockAttention(torch.autograd.Function):
             for lanes in rectangles(run.batch, run.layout, (q, k, v), space):
                 part = _Part.load(lanes, run, q, k, v, table, padding, job, space)
                 held, stats = lanes.target(out, "out_rows"), lanes.target(lse, "lse_rows")
-                for tile in tiles(lanes, job.plan(run.layout.blocks), space):
+                for tile in tiles(lanes, job.plan(run.layout.blocks), space, FORWARD_SIZE):
                     part.forward(tile, held, stats)
                 part.finish(stats)
                 lanes.store(held, out)
@@ -147,11 +150,11 @@ class _Part:
             scores.sub_(top)
         self._raise(scores)
         total = scores.sum(dim=-1, keepdim=True)
-        mixed = torch.bmm(scores, tile.take_keys(self.v, "keys"), out=self._like_queries(tile, "mixed"))
-        tile.put_queries(lse, total if top is None else total.log2().add_(top))
+        tile.store(lse, total if top is None else total.log2().add_(top))
         if self.bias is not None:  # else every row has a key
             total.clamp_min_(torch.finfo(total.dtype).tiny)
-        tile.put_queries(out, mixed.div_(total))
+        mixed = torch.bmm(scores, tile.take_keys(self.v, "keys"), out=tile.target(out, "mixed"))
+        tile.store(out, mixed.div_(total))
 
     def finish(self, lse: Tensor) -> None:
         """What `forward` wrote, sums where no maximum was subtracted, -> lse; inf for a row without a key."""
@@ -172,12 +175,12 @@ class _Part:
         dq, dk, dv = into
         weights, queries, keys = self._scores(tile)
         slopes = tile.take_queries(grad, "grad")
-        delta = tile.take_queries(out, "mixed").mul_(slopes).sum(dim=-1, keepdim=True)
+        scaled = self.space.take("mixed", *slopes.shape)
+        delta = torch.mul(tile.take_queries(out, "mixed"), slopes, out=scaled).sum(dim=-1, keepdim=True)
         log = tile.take_queries(lse, "lse")
         if self.safe:  # 2^-lse goes into the gradient, D numbers a row instead of n
-            scale = log.neg_().exp2_()
-            slopes.mul_(scale)
-            delta.mul_(scale)
+            share = log.neg().exp2_()
+            slopes, delta = torch.mul(slopes, share, out=scaled), delta.mul_(share)
         else:
             weights.sub_(log)
         self._raise(weights)
@@ -186,23 +189,28 @@ class _Part:
         tile.add_keys(dv, shared)
         down = torch.bmm(slopes, values.transpose(1, 2), out=self.space.take("slopes", *weights.shape))
         down.sub_(delta).mul_(weights)
-        own = torch.bmm(down, keys, out=self._like_queries(tile, "mixed"))
+        own = torch.bmm(down, keys, out=tile.target(dq, "mixed"))
         if self.relative is not None and dtable is not None:
             collected = self.relative.collect(down, tile)
             own.baddbmm_(collected, self.relative.table[tile.heads])
             self.relative.table_gradient(dtable, collected, tile, queries)
-        tile.put_queries(dq, own.mul_(self.q.shape[2] ** -0.5))
-        shared = torch.bmm(down.transpose(1, 2), queries, out=shared).mul_(1 / LOG2_E)
+        tile.store(dq, own.mul_(self.scale))
+        shared = torch.bmm(down.transpose(1, 2), queries, out=shared).mul_(self.scale)
         tile.add_keys(dk, shared)
 
+    @property
+    def scale(self) -> float:
+        """1 / sqrt(D)."""
+        return math.sqrt(1 / self.q.shape[2])
+
     def _scores(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits in base 2 `[count, m, n]`, the scaled queries, the keys)."""
-        queries = tile.take_queries(self.q, "queries").mul_(self.q.shape[2] ** -0.5 * LOG2_E)
-        keys = tile.take_keys(self.k, "keys")
+        """(logits in base 2 `[count, m, n]`, the queries, the keys)."""
+        queries, keys = tile.take_queries(self.q, "queries"), tile.take_keys(self.k, "keys")
         scores = self.space.take("scores", tile.count, queries.shape[1], keys.shape[1])
-        torch.bmm(queries, keys.transpose(1, 2), out=scores)
+        factor = self.scale * LOG2_E
+        torch.baddbmm(scores, queries, keys.transpose(1, 2), beta=0, alpha=factor, out=scores)
         if self.relative is not None:
-            self.relative.add(scores, tile, self.relative.logits(tile, queries))
+            self.relative.add(scores, tile, self.relative.logits(tile, queries).mul_(factor))
         if self.bias is not None:
             scores.add_(tile.key_bias(self.bias))
         return scores, queries, keys
@@ -212,9 +220,6 @@ class _Part:
         scores.exp2_()
         if not self.safe:  # subnormal factors would slow the products a hundredfold
             F.threshold(scores, torch.finfo(scores.dtype).tiny, 0.0, inplace=True)
-
-    def _like_queries(self, tile: Tile, name: str) -> Tensor:
-        return self.space.take(name, tile.count, len(tile.queries) // tile.count * tile.block, self.q.shape[2])
 
 
 def _exponent(q: Tensor, k: Tensor, relative: Relative | None) -> float:

@@ -33,6 +33,8 @@ class Rows:
     keys: Tensor
     dense: bool
     """Every block is a key, so that nothing need be gathered."""
+    first: int | None
+    """The first row where the others follow it one by one; else None."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ class Pattern:
                 rows = np.flatnonzero((counts == count) & (shared == whole))
                 if len(rows):
                     held = np.array([[head[row] for row in rows] for head in keys])
-                    found.append(Rows(torch.from_numpy(rows).to(device), torch.from_numpy(held).to(device), whole))
+                    first = int(rows[0]) if rows[-1] - rows[0] == len(rows) - 1 else None
+                    index = torch.from_numpy(rows).to(device), torch.from_numpy(held).to(device)
+                    found.append(Rows(*index, whole, first))
         return found
 
     def matrix(self, blocks: int, heads: int, entropy: tuple[int, ...]) -> Tensor:

@@ -51,8 +51,8 @@ class Relative:
         return collected
 
     def table_gradient(self, into: Tensor, collected: Tensor, tile: Tile, queries: Tensor) -> None:
-        """into `[H, labels, D]` += what this tile's label logits (in base 2) give the table."""
-        share = torch.bmm(collected.transpose(1, 2), queries).mul_(math.log(2))
+        """into `[H, labels, D]` += what this tile's label logits give the table."""
+        share = torch.bmm(collected.transpose(1, 2), queries).mul_(math.sqrt(1 / queries.shape[2]))
         into.index_add_(0, tile.heads, share)
 
     def _split(self, scores: Tensor, tile: Tile, split: int) -> tuple[Tensor, Tensor, int]:

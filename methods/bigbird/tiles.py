@@ -25,6 +25,8 @@ class Tile:
     count: int
     queries: Tensor
     """int64 `[count * p]`: the query blocks, p a tile."""
+    first: int | None
+    """The first query block where the others follow it one by one; else None."""
     keys: Tensor | None
     """int64 `[count, c]`: the key blocks; None where tile t sees all of lane `lanes.start + t`."""
     lanes: slice
@@ -35,8 +37,23 @@ class Tile:
     space: Workspace
 
     def take_queries(self, x: Tensor, name: str) -> Tensor:
-        """x `[lanes, rows, D]` -> a copy of the query rows, `[count, p * block, D]`."""
-        return self._select(x, self.queries, name)
+        """x `[lanes, rows, D]` -> the query rows, `[count, p * block, D]`: a view where they lie in one piece."""
+        if self.first is None:
+            return self._select(x, self.queries, name)
+        return self._slice(x, self.first)
+
+    def target(self, x: Tensor, name: str) -> Tensor:
+        """Where to write x's query rows, `[count, p * block, D]`; then `store` it."""
+        if self.first is None:
+            return self.space.take(name, self.count, len(self.queries) // self.count * self.block, x.shape[2])
+        return self._slice(x, self.first)
+
+    def store(self, x: Tensor, values: Tensor) -> None:
+        """x's query rows = values `[count, p * block, D]`, which may already lie there."""
+        if self.first is None:
+            self._as_blocks(x).index_copy_(0, self.queries, values.view(len(self.queries), -1))
+        elif values.data_ptr() != (there := self._slice(x, self.first)).data_ptr():
+            there.copy_(values)
 
     def take_keys(self, x: Tensor, name: str) -> Tensor:
         """x `[lanes, rows, D]` -> the key rows, `[count, n, D]`; a view of x where a lane is seen whole."""
@@ -45,10 +62,6 @@ class Tile:
     def key_bias(self, bias: Tensor) -> Tensor:
         """bias `[lanes, rows]` -> that of the keys, `[count, 1, n]`."""
         return self.take_keys(bias[:, :, None], "key_bias").transpose(1, 2)
-
-    def put_queries(self, x: Tensor, values: Tensor) -> None:
-        """x's query rows = values `[count, p * block, D]`."""
-        self._as_blocks(x).index_copy_(0, self.queries, values.reshape(len(self.queries), -1))
 
     def add_keys(self, x: Tensor, values: Tensor) -> None:
         """x's key rows += values `[count, n, D]`; a block in several tiles collects them all."""
@@ -60,33 +73,46 @@ class Tile:
     def _as_blocks(self, x: Tensor) -> Tensor:
         return x.view(-1, self.block * x.shape[2])
 
+    def _slice(self, x: Tensor, first: int) -> Tensor:
+        return x.view(-1, self.block, x.shape[2])[first : first + len(self.queries)]
+
     def _select(self, x: Tensor, index: Tensor, name: str) -> Tensor:
         blocks = self._as_blocks(x)
         held = self.space.take(name, len(index), blocks.shape[1])
         return torch.index_select(blocks, 0, index, out=held).view(self.count, -1, x.shape[2])
 
 
-def tiles(lanes: Lanes, plan: Sequence[Rows], space: Workspace) -> Iterator[Tile]:
-    """Every query block of these lanes once, in groups whose scores fit the cache."""
+def tiles(lanes: Lanes, plan: Sequence[Rows], space: Workspace, size: float = 1.0) -> Iterator[Tile]:
+    """Every query block of these lanes once, in groups whose scores fit the cache, or `size` times as many.
+
+    Groups stay within a lane where a lane fills them: then neighbouring query blocks need no gathering.
+    """
     layout, device = lanes.layout, space.device
     block, blocks = layout.block, layout.blocks
     first, last = lanes.heads.start, lanes.heads.stop
-    heads = torch.arange(first, last, device=device).repeat(lanes.count // (last - first))
+    copies = lanes.count // (last - first)
+    heads = torch.arange(first, last, device=device).repeat(copies)
     start = torch.arange(lanes.count, device=device) * blocks
     for part in plan:
+        rows = len(part.rows)
         if part.dense:
             pairs = block * layout.rows
-            for low, high in groups(lanes.count, len(part.rows) * pairs, device):
-                for top, end in groups(len(part.rows), (high - low) * pairs, device):
+            for low, high in groups(lanes.count, rows * pairs, device):
+                for top, end in groups(rows, (high - low) * pairs, device):
                     queries = (start[low:high, None] + part.rows[top:end]).flatten()
                     span = slice(low, high)
-                    yield Tile(block, high - low, queries, None, span, heads[span], blocks, space)
+                    yield Tile(block, high - low, queries, None, None, span, heads[span], blocks, space)
             continue
-        queries = (start[:, None] + part.rows).flatten()
         count = part.keys.shape[2]
-        own = part.keys[first:last].repeat(lanes.count // (last - first), 1, 1) + start[:, None, None]
-        keys, owners = own.view(-1, count), heads.repeat_interleave(len(part.rows))
-        for low, high in groups(len(queries), count * block**2, device):
-            yield Tile(
-                block, high - low, queries[low:high], keys[low:high], slice(0, 0), owners[low:high], blocks, space
-            )
+        pairs = max(1, int(count * block**2 / size))
+        queries = (start[:, None] + part.rows).flatten()
+        keys = (part.keys[first:last].repeat(copies, 1, 1) + start[:, None, None]).view(-1, count)
+        owners = heads.repeat_interleave(rows)
+        inside = part.first is not None and sum(1 for _ in groups(rows, pairs, device)) > 1
+        for lane in range(lanes.count if inside else 1):
+            for low, high in groups(rows if inside else len(queries), pairs, device):
+                span = slice(lane * rows + low, lane * rows + high)
+                begin = lane * blocks + part.first + low if inside and part.first is not None else None
+                yield Tile(
+                    block, high - low, queries[span], begin, keys[span], slice(0, 0), owners[span], blocks, space
+                )

@@ -19,18 +19,18 @@ def make(n, heads=2, head_dim=3, seed=0, dtype=torch.float64, **params):
 
 
 def by_loops(method, n, window, globals_):
-    """The definition a pair of tokens at a time, but for the random blocks, which are read from the plan."""
-    block, heads = method.block, method.shape.heads
-    blocks = -(-n // block)
-    shared = [*range(-(-globals_ // 2)), *range(blocks - globals_ // 2, blocks)]
+    """The definition a pair of blocks at a time, but for the random blocks, which are read from the plan."""
+    size, heads = method.block, method.shape.heads
+    blocks = -(-n // size)
+    shared = {*range(-(-globals_ // 2)), *range(blocks - globals_ // 2, blocks)}
     mask = torch.zeros(heads, n, n, dtype=torch.bool)
-    drawn = [drawn_blocks(method, n, head) for head in range(heads)]
     for head in range(heads):
-        for i in range(n):
-            for j in range(n):
-                row, key = i // block, j // block
+        drawn = drawn_blocks(method, n, head)
+        for row in range(blocks):
+            for key in range(blocks):
                 near = abs(row - key) <= window // 2
-                mask[head, i, j] = near or row in shared or key in shared or key in drawn[head].get(row, ())
+                seen = near or row in shared or key in shared or key in drawn.get(row, ())
+                mask[head, row * size : (row + 1) * size, key * size : (key + 1) * size] = seen
     return mask
 
 
@@ -173,6 +173,20 @@ def test_b4_views_of_a_projection_and_scratch_of_few_lanes(monkeypatch, dtype):
         grads = torch.autograd.grad(found.sum(), views)
         reference = torch.autograd.grad(method.dense_reference(*views).sum(), views)
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(grads, reference, strict=True))
+
+
+@pytest.mark.parametrize("room", [1, 200, 1500])
+@pytest.mark.parametrize("n", [64, 70])
+def test_b4_groups_of_any_size(monkeypatch, room, n):
+    """Few scores at a time: groups within a lane, neighbouring queries as views, global rows one by one."""
+    monkeypatch.setattr("methods.ops.tiles.CACHED_SCORES", room)
+    method = make(n)
+    inputs = draw(2, method.shape)
+    weights = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found, wanted = method(*inputs), method.dense_reference(*inputs)
+    assert torch.allclose(found, wanted, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(x, inputs, weights) for x in (found, wanted)), strict=True):
+        assert torch.allclose(a, b, atol=1e-11)
 
 
 def test_b4_the_dense_backend_is_the_same_function():
