@@ -46,6 +46,52 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Pattern:
+    """Which pairs attend."""
+
+    heads: tuple[Heads, ...]
+    causal: bool = False
+    padding: Tensor | None = None
+    """bool `[B, N]`, True at keys that nobody sees."""
+    shared: Tensor | None = None
+    """int64 `[B or 1, G]`: positions of keys that every row sees, subject to `causal` and `padding`."""
+    used: Tensor | None = None
+    """bool `[B or 1, G]`: which entries of `shared` count; None: all."""
+    rows: bool = False
+    """Whether the shared positions also attend every key."""
+
+    @property
+    def index(self) -> Tensor:
+        """`shared`, where there is any."""
+        assert self.shared is not None
+        return self.shared
+
+    def hidden(self, band: Band, n: int) -> Tensor:
+        """bool `[B or 1, G, N]`: which queries see a shared key in the band already, or not at all."""
+        ahead = self.index[..., None] - torch.arange(n, device=self.index.device)
+        hidden = band.holds(ahead)
+        if self.causal:
+            hidden |= ahead > 0
+        if self.padding is not None:
+            hidden = hidden | self.padding.gather(1, self.index.expand(len(self.padding), -1))[..., None]
+        return hidden if self.used is None else hidden | ~self.used[..., None]
+
+    def unseen(self, n: int) -> Tensor | None:
+        """bool `[B or 1, 1 or G, N]`: the keys that shared positions' rows do not see; None: they see all."""
+        padded = None if self.padding is None else self.padding[:, None]
+        if not self.causal:
+            return padded
+        future = torch.arange(n, device=self.index.device) > self.index[..., None]
+        return future if padded is None else future | padded
+
+    def places(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch row, entry of `shared`, position), int64 `[K]` each, of all shared positions in use."""
+        used = torch.ones_like(self.index, dtype=torch.bool) if self.used is None else self.used
+        row, slot = used.expand(batch, -1).nonzero(as_tuple=True)
+        return row, slot, self.index.expand(batch, -1)[row, slot]
+
+
+@dataclass(frozen=True)
 class Piece:
     """Tiles of one shape: several of one sequence, or the same one (`count` 1) of several sequences."""
 
@@ -76,8 +122,9 @@ class Piece:
         return x[self.lanes, tiles.start : tiles.start + tiles.size]
 
 
-def pieces(lanes: int, n: int, left: int, right: int, like: Tensor) -> Iterator[Piece]:
-    """All rows of `lanes` sequences of n, each with the rows from `left` before to `right` after it."""
+def pieces(like: Tensor, left: int, right: int) -> Iterator[Piece]:
+    """All rows of sequences `[L, n, C]`, each with the rows from `left` before to `right` after it."""
+    lanes, n, _ = like.shape
     left, right, size = min(left, n - 1), min(right, n - 1), min(TILE, n)
     at = torch.arange(size + left + right, device=like.device) - torch.arange(size, device=like.device)[:, None]
     bias = torch.zeros(at.shape, device=like.device, dtype=like.dtype)
@@ -88,15 +135,13 @@ def pieces(lanes: int, n: int, left: int, right: int, like: Tensor) -> Iterator[
     own = Tiles(first * size, size, size, last - first)
     other = Tiles(first * size - left, size, size + left + right, last - first)
     for lane in range(lanes):
-        for a, z in groups(own.count, bias.numel(), like.device):
+        for a, z in groups(own.count, 2 * bias.numel(), like.device):
             yield Piece(slice(lane, lane + 1), own.part(a, z), other.part(a, z), bias)
     for start in (*range(0, first * size, size), *range(last * size, n, size)):
         rows = min(size, n - start)
-        if rows <= 0:
-            continue
         low, high = max(0, start - left), min(n, start + rows + right)
         cut = bias[:rows, low - start + left : high - start + left]
-        for a, z in groups(lanes, cut.numel(), like.device):
+        for a, z in groups(lanes, 2 * cut.numel(), like.device):
             yield Piece(slice(a, z), Tiles(start, size, rows, 1), Tiles(low, size, high - low, 1), cut)
 
 

@@ -10,174 +10,187 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.ops.bands import lanes, pieces, strands
+from methods.ops.bands import Pattern, lanes, pieces, strands
 from methods.ops.tiles import LOG2_E, Workspace, attend, groups
-
-if TYPE_CHECKING:
-    from methods.ops.windows import Pattern
 
 LOW = -1e30
 """Below any logit, yet finite: differences of it are 0, not NaN."""
 
+SHALLOW = 40.0
+"""Logits up to this size, in units of ln 2, need no maximum taken off: the weights stay normal numbers."""
 
-def band(
-    pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, space: Workspace
-) -> None:
+
+@dataclass(frozen=True)
+class Call:
+    """What is the same in all parts of one call."""
+
+    pattern: Pattern
+    scale: float
+    deep: bool
+    """Whether logits may be larger than `SHALLOW`."""
+    space: Workspace
+
+
+def deep(q: Tensor, k: Tensor, scale: float) -> bool:
+    """Whether logits may exceed `SHALLOW`, by |q| |k|; true on accelerators, which would have to wait for it."""
+    if q.device.type != "cpu":
+        return True
+    bound = torch.linalg.vector_norm(q, dim=-1).max() * torch.linalg.vector_norm(k, dim=-1).max()
+    return not bool(bound * (scale * LOG2_E) <= SHALLOW)
+
+
+def band(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
     """Fills out and lse with the softmax over the band."""
-    hidden = _hidden_keys(pattern, q)
-    for own, (queries, keys, values, result, mass, *hide) in strands(pattern.heads, q, k, v, out, lse, *hidden):
-        for piece in pieces(*queries.shape[:2], own.left, own.right, queries):
+    hidden = _hidden_keys(call.pattern, q)
+    for own, (queries, keys, values, result, mass, *hide) in strands(
+        call.pattern.heads, q, k, v, out, lse, *hidden
+    ):
+        for piece in pieces(queries, own.left, own.right):
             rows, reach = piece.rows(queries), piece.reach(keys)
-            weights = space.take("weights", *rows.shape[:2], reach.shape[1])
+            weights = call.space.take("weights", *rows.shape[:2], reach.shape[1])
             weights.copy_(piece.bias)
-            weights.baddbmm_(rows, reach.transpose(1, 2), alpha=scale * LOG2_E)
+            weights.baddbmm_(rows, reach.transpose(1, 2), alpha=call.scale * LOG2_E)
             for mask in hide:
                 weights.masked_fill_(piece.reach(mask).transpose(1, 2), -math.inf)
-            top = weights.amax(dim=-1, keepdim=True).clamp_min_(LOW)
-            total = exp2_(weights.sub_(top)).sum(dim=-1, keepdim=True)
-            piece.rows(mass).copy_(total.log2().add_(top))
+            if call.deep:
+                top = weights.amax(dim=-1, keepdim=True).clamp_min_(LOW)
+                total = exp2_(weights.sub_(top), deep=True).sum(dim=-1, keepdim=True)
+                piece.rows(mass).copy_(total.log2().add_(top))
+            else:
+                total = weights.exp2_().sum(dim=-1, keepdim=True)
+                piece.rows(mass).copy_(total.log2())
             if hide:
                 total.masked_fill_(total == 0, 1.0)
             target = piece.rows(result)
-            product(target, weights, piece.reach(values), 1.0, space, fresh=True)
+            product(call, target, weights, piece.reach(values), fresh=True)
             target.div_(total)
 
 
-def band_backward(
-    pattern: Pattern,
-    given: tuple[Tensor, ...],
-    into: tuple[Tensor, Tensor, Tensor],
-    scale: float,
-    space: Workspace,
-) -> None:
+def band_backward(call: Call, given: tuple[Tensor, ...], into: tuple[Tensor, Tensor, Tensor]) -> None:
     """Adds to dq, and fills dk and dv, from q, k, v, grad, floor, delta (see `transposed`)."""
-    hidden = _hidden_keys(pattern, given[0])
-    for own, views in strands(pattern.heads, *given, *into, *hidden):
+    hidden = _hidden_keys(call.pattern, given[0])
+    for own, views in strands(call.pattern.heads, *given, *into, *hidden):
         queries, keys, values, grad, floor, delta, dq, dk, dv, *hide = views
-        for piece in pieces(*queries.shape[:2], own.right, own.left, queries):
+        for piece in pieces(queries, own.right, own.left):
             rows, reach, slope = piece.rows(keys), piece.reach(queries), piece.reach(grad)
             mask = piece.rows(hide[0]) if hide else None
             weights, slopes = transposed(
-                rows, piece.rows(values), reach, slope, piece.reach(floor), piece.reach(delta), scale, space,
-                bias=piece.bias, hidden=mask,
-            )  # fmt: skip
-            product(piece.rows(dv), weights, slope, 1.0, space, fresh=True)
-            product(piece.rows(dk), slopes, reach, scale, space, fresh=True)
-            share = space.take("share", *reach.shape)
-            piece.add_to_reach(dq, share.baddbmm_(slopes.transpose(1, 2), rows, beta=0, alpha=scale))
+                call,
+                rows,
+                piece.rows(values),
+                reach,
+                slope,
+                piece.reach(floor),
+                piece.reach(delta),
+                bias=piece.bias,
+                hidden=mask,
+            )
+            product(call, piece.rows(dv), weights, slope, fresh=True)
+            product(call, piece.rows(dk), slopes, reach, call.scale, fresh=True)
+            share = call.space.take("share", *reach.shape)
+            piece.add_to_reach(dq, share.baddbmm_(slopes.transpose(1, 2), rows, beta=0, alpha=call.scale))
 
 
-def columns(
-    pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, space: Workspace
-) -> None:
+def columns(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
     """Takes the shared keys into out and lse."""
-    for part in _shared(pattern, q, out, lse, gather(k, pattern.shared), gather(v, pattern.shared)):
+    for part in _shared(call.pattern, q, out, lse, gather(k, call.pattern.index), gather(v, call.pattern.index)):
         hidden, (queries, result, mass, keys, values) = part
         for own, rows, hide in _blocks(hidden, queries):
-            weights = space.take("weights", *hide.shape)
-            weights.baddbmm_(keys[own], queries[own, rows].transpose(1, 2), beta=0, alpha=scale * LOG2_E)
+            weights = call.space.take("weights", *hide.shape)
+            weights.baddbmm_(keys[own], queries[own, rows].transpose(1, 2), beta=0, alpha=call.scale * LOG2_E)
             weights.masked_fill_(hide, -math.inf)
             old = mass[own, rows].transpose(1, 2)
             top = torch.maximum(weights.amax(dim=1, keepdim=True), old).clamp_min_(LOW)
             rest = torch.exp2(old - top)
-            total = exp2_(weights.sub_(top)).sum(dim=1, keepdim=True).add_(rest)
+            total = exp2_(weights.sub_(top), call.deep).sum(dim=1, keepdim=True).add_(rest)
             old.copy_(total.log2().add_(top))
             total.masked_fill_(total == 0, 1.0)
             target = result[own, rows].mul_(rest.div_(total).transpose(1, 2))
-            product(target, weights.div_(total).transpose(1, 2), values[own], 1.0, space)
+            product(call, target, weights.div_(total).transpose(1, 2), values[own])
 
 
-def columns_backward(
-    pattern: Pattern,
-    given: tuple[Tensor, ...],
-    into: tuple[Tensor, Tensor, Tensor],
-    scale: float,
-    space: Workspace,
-) -> None:
+def columns_backward(call: Call, given: tuple[Tensor, ...], into: tuple[Tensor, Tensor, Tensor]) -> None:
     """Adds what passes through the shared keys to dq, dk and dv; the arguments of `band_backward`."""
     q, k, v, *rest = given
     dq, dk, dv = into
-    keys_, values_ = gather(k, pattern.shared), gather(v, pattern.shared)
+    keys_, values_ = gather(k, call.pattern.index), gather(v, call.pattern.index)
     dkeys_, dvalues_ = torch.zeros_like(keys_), torch.zeros_like(values_)
-    for hidden, views in _shared(pattern, q, *rest, dq, keys_, values_, dkeys_, dvalues_):
+    for hidden, views in _shared(call.pattern, q, *rest, dq, keys_, values_, dkeys_, dvalues_):
         queries, grad, floor, delta, dqueries, keys, values, dkeys, dvalues = views
         for own, rows, hide in _blocks(hidden, queries):
             at, slope = queries[own, rows], grad[own, rows]
             weights, slopes = transposed(
-                keys[own], values[own], at, slope, floor[own, rows], delta[own, rows], scale, space, hidden=hide
+                call, keys[own], values[own], at, slope, floor[own, rows], delta[own, rows], hidden=hide
             )
-            product(dvalues[own], weights, slope, 1.0, space)
-            product(dkeys[own], slopes, at, scale, space)
-            product(dqueries[own, rows], slopes.transpose(1, 2), keys[own], scale, space)
-    scatter(dk, pattern.shared, dkeys_)
-    scatter(dv, pattern.shared, dvalues_)
+            product(call, dvalues[own], weights, slope)
+            product(call, dkeys[own], slopes, at, call.scale)
+            product(call, dqueries[own, rows], slopes.transpose(1, 2), keys[own], call.scale)
+    scatter(dk, call.pattern.index, dkeys_)
+    scatter(dv, call.pattern.index, dvalues_)
 
 
-def rows(pattern: Pattern, queries: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def rows(call: Call, queries: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of shared positions: queries `[B, H, G, D]` over all keys -> out, and lse `[B, H, G, 1]`."""
     out, lse = torch.empty_like(queries), queries.new_empty((*queries.shape[:3], 1))
-    unseen = pattern.unseen(k.shape[2])
+    unseen = call.pattern.unseen(k.shape[2])
     for batch, (own, keys, values, result, mass) in lanes(queries, k, v, out, lse):
         bias = None
         if unseen is not None:
             hide = _of_lanes(unseen, batch, own.shape[0]).expand(-1, own.shape[1], -1)
             bias = torch.zeros_like(hide, dtype=own.dtype).masked_fill_(hide, -math.inf)
-        found, found_lse = attend(own, keys, values, bias, scale)
+        found, found_lse = attend(own, keys, values, bias, call.scale)
         result.copy_(found)
         mass.copy_(found_lse[..., None] * LOG2_E)
     return out, lse
 
 
-def rows_backward(
-    pattern: Pattern,
-    given: tuple[Tensor, ...],
-    into: tuple[Tensor, Tensor],
-    scale: float,
-    space: Workspace,
-    *,
-    fresh: bool,
-) -> Tensor:
+def rows_backward(call: Call, given: tuple[Tensor, ...], into: tuple[Tensor, Tensor], *, fresh: bool) -> Tensor:
     """dq `[B, H, G, D]` of the whole rows, from queries, k, v, grad, lse, delta of theirs.
 
     dk and dv `[B, H, N, D]` are filled if `fresh`, else added to.
     """
     queries, k, v, grad, lse, delta = given
     floor = lse.masked_fill(lse.isneginf(), 0.0).neg_()
-    if pattern.used is not None:
-        floor.masked_fill_(~pattern.used[:, None, :, None], -math.inf)
+    if call.pattern.used is not None:
+        floor.masked_fill_(~call.pattern.used[:, None, :, None], -math.inf)
     dq = torch.zeros_like(queries)
-    unseen = pattern.unseen(k.shape[2])
+    unseen = call.pattern.unseen(k.shape[2])
     for batch, views in lanes(queries, grad, floor, delta, dq, k, v, *into):
         own, slope, own_floor, own_delta, downs, keys, values, dkeys, dvalues = views
         hidden = None if unseen is None else _of_lanes(unseen, batch, own.shape[0])
-        for low, high in groups(keys.shape[1], own.shape[1], own.device):
-            for a, z in groups(own.shape[0], own.shape[1] * (high - low), own.device):
+        for low, high in groups(keys.shape[1], 2 * own.shape[1], own.device):
+            for a, z in groups(own.shape[0], 2 * own.shape[1] * (high - low), own.device):
                 hide = None if hidden is None else hidden[a:z] if hidden.shape[0] > 1 else hidden
                 weights, slopes = transposed(
-                    keys[a:z, low:high], values[a:z, low:high], own[a:z], slope[a:z], own_floor[a:z], own_delta[a:z],
-                    scale, space, hidden=None if hide is None else hide[..., low:high].transpose(1, 2),
-                )  # fmt: skip
-                product(dvalues[a:z, low:high], weights, slope[a:z], 1.0, space, fresh=fresh)
-                product(dkeys[a:z, low:high], slopes, own[a:z], scale, space, fresh=fresh)
-                product(downs[a:z], slopes.transpose(1, 2), keys[a:z, low:high], scale, space)
+                    call,
+                    keys[a:z, low:high],
+                    values[a:z, low:high],
+                    own[a:z],
+                    slope[a:z],
+                    own_floor[a:z],
+                    own_delta[a:z],
+                    hidden=None if hide is None else hide[..., low:high].transpose(1, 2),
+                )
+                product(call, dvalues[a:z, low:high], weights, slope[a:z], fresh=fresh)
+                product(call, dkeys[a:z, low:high], slopes, own[a:z], call.scale, fresh=fresh)
+                product(call, downs[a:z], slopes.transpose(1, 2), keys[a:z, low:high], call.scale)
     return dq
 
 
 def transposed(
+    call: Call,
     keys: Tensor,
     values: Tensor,
     queries: Tensor,
     grad: Tensor,
     floor: Tensor,
     delta: Tensor,
-    scale: float,
-    space: Workspace,
     *,
     bias: Tensor | None = None,
     hidden: Tensor | None = None,
@@ -188,42 +201,46 @@ def transposed(
     -inf marks a query without weights here. bias `[m, n]` is added; `hidden` broadcasts, True where no weight.
     """
     shape = (*keys.shape[:2], queries.shape[1])
-    weights, slopes = space.take("weights", *shape), space.take("slopes", *shape)
+    weights, slopes = call.space.take("weights", *shape), call.space.take("slopes", *shape)
     if bias is None:
         weights.copy_(floor.transpose(1, 2).expand(shape))
     else:
         torch.add(bias, floor.transpose(1, 2), out=weights)
-    weights.baddbmm_(keys, queries.transpose(1, 2), alpha=scale * LOG2_E)
+    weights.baddbmm_(keys, queries.transpose(1, 2), alpha=call.scale * LOG2_E)
     if hidden is not None:
         weights.masked_fill_(hidden, -math.inf)
-    exp2_(weights)
+    exp2_(weights, call.deep)
     torch.bmm(values, grad.transpose(1, 2), out=slopes)
     return weights, slopes.sub_(delta.transpose(1, 2)).mul_(weights)
 
 
-def product(into: Tensor, a: Tensor, b: Tensor, scale: float, space: Workspace, *, fresh: bool = False) -> None:
+def product(call: Call, into: Tensor, a: Tensor, b: Tensor, scale: float = 1.0, *, fresh: bool = False) -> None:
     """into = scale a b if `fresh`, else += that."""
     if into.is_contiguous():
         into.baddbmm_(a, b, beta=0 if fresh else 1, alpha=scale)
         return
-    part = space.take("part", *into.shape).baddbmm_(a, b, beta=0, alpha=scale)  # fast only into contiguous memory
+    part = call.space.take("part", *into.shape).baddbmm_(
+        a, b, beta=0, alpha=scale
+    )  # fast only into contiguous memory
     if fresh:
         into.copy_(part)
     else:
         into.add_(part)
 
 
-def exp2_(x: Tensor) -> Tensor:
+def exp2_(x: Tensor, deep: bool) -> Tensor:
     """2^x in place; 0 where neither it nor its product with a slope could be held as a normal number."""
+    if not deep:
+        return x.exp2_()
     return F.threshold(x, math.log2(torch.finfo(x.dtype).tiny) + 26, -math.inf, inplace=True).exp2_()
 
 
-def dots(grad: Tensor, out: Tensor, space: Workspace) -> Tensor:
+def dots(call: Call, grad: Tensor, out: Tensor) -> Tensor:
     """(grad . out) of every row, `[B, H, N, 1]`."""
     delta = out.new_empty((*out.shape[:3], 1))
     for _, (slope, result, dot) in lanes(grad, out, delta):
         for a, z in groups(result.shape[0], result[0].numel(), out.device):
-            both = torch.mul(slope[a:z], result[a:z], out=space.take("weights", *result[a:z].shape))
+            both = torch.mul(slope[a:z], result[a:z], out=call.space.take("weights", *result[a:z].shape))
             torch.sum(both, dim=-1, keepdim=True, out=dot[a:z])
     return delta
 
@@ -263,7 +280,7 @@ def _of_lanes(mask: Tensor, batch: slice, count: int) -> Tensor:
 
 def _blocks(hidden: Tensor, queries: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     """(lanes, rows, bool `[lanes, G, rows]`) of stretches whose scores against G keys fit the cache."""
-    for low, high in groups(queries.shape[1], hidden.shape[1], queries.device):
-        for a, z in groups(queries.shape[0], hidden.shape[1] * (high - low), queries.device):
+    for low, high in groups(queries.shape[1], 2 * hidden.shape[1], queries.device):
+        for a, z in groups(queries.shape[0], 2 * hidden.shape[1] * (high - low), queries.device):
             hide = hidden[a:z] if hidden.shape[0] > 1 else hidden
             yield slice(a, z), slice(low, high), hide[..., low:high].expand(z - a, -1, -1)

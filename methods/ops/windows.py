@@ -7,7 +7,6 @@ logsumexp (Dao 2023, Algorithm 2), a cache-sized group of tiles at a time (metho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,51 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from methods.ops import window_parts as parts
-from methods.ops.bands import Band, Heads, merges, worth_merging
+from methods.ops.bands import Pattern, merges, worth_merging
 from methods.ops.tiles import LOG2_E, Workspace
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """Which pairs attend."""
-
-    heads: tuple[Heads, ...]
-    causal: bool = False
-    padding: Tensor | None = None
-    """bool `[B, N]`, True at keys that nobody sees."""
-    shared: Tensor | None = None
-    """int64 `[B or 1, G]`: positions of keys that every row sees, subject to `causal` and `padding`."""
-    used: Tensor | None = None
-    """bool `[B or 1, G]`: which entries of `shared` count; None: all."""
-    rows: bool = False
-    """Whether the shared positions also attend every key."""
-
-    def hidden(self, band: Band, n: int) -> Tensor:
-        """bool `[B or 1, G, N]`: which queries see a shared key in the band already, or not at all."""
-        assert self.shared is not None
-        ahead = self.shared[..., None] - torch.arange(n, device=self.shared.device)
-        hidden = band.holds(ahead)
-        if self.causal:
-            hidden |= ahead > 0
-        if self.padding is not None:
-            hidden = hidden | self.padding.gather(1, self.shared.expand(len(self.padding), -1))[..., None]
-        return hidden if self.used is None else hidden | ~self.used[..., None]
-
-    def unseen(self, n: int) -> Tensor | None:
-        """bool `[B or 1, 1 or G, N]`: the keys that the rows of shared positions do not see; None: they see all."""
-        assert self.shared is not None
-        padded = None if self.padding is None else self.padding[:, None]
-        if not self.causal:
-            return padded
-        future = torch.arange(n, device=self.shared.device) > self.shared[..., None]
-        return future if padded is None else future | padded
-
-    def places(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch row, entry of `shared`, position), int64 `[K]` each, of all shared positions in use."""
-        assert self.shared is not None
-        used = torch.ones_like(self.shared, dtype=torch.bool) if self.used is None else self.used
-        row, slot = used.expand(batch, -1).nonzero(as_tuple=True)
-        return row, slot, self.shared.expand(batch, -1)[row, slot]
 
 
 def windowed_attention(
@@ -84,16 +40,27 @@ def windowed_attention(
 
 class _Windowed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        """Arguments: q, k, v, sink, the three of global_qkv, pattern."""
-        *given, pattern = arguments
-        ctx.pattern, ctx.dtypes = pattern, [None if x is None else x.dtype for x in given]
-        q, k, v, sink, *own = (None if x is None else _ready(x) for x in given)
-        scale, space = q.shape[-1] ** -0.5, Workspace(q.device, q.dtype)
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sink: Tensor | None,
+        qg: Tensor | None,
+        kg: Tensor | None,
+        vg: Tensor | None,
+        pattern: Pattern,
+    ) -> Tensor:
+        given = (q, k, v, sink, qg, kg, vg)
+        ctx.dtypes = [None if x is None else x.dtype for x in given]
+        q, k, v = _ready(q), _ready(k), _ready(v)
+        sink, *own = (None if x is None else _ready(x) for x in given[3:])
+        deep = parts.deep(q, k, q.shape[-1] ** -0.5)
+        call = parts.Call(pattern, q.shape[-1] ** -0.5, deep, Workspace(q.device, q.dtype))
         out, lse = q.new_empty(q.shape), q.new_empty((*q.shape[:3], 1))
-        parts.band(pattern, q, k, v, out, lse, scale, space)
+        parts.band(call, q, k, v, out, lse)
         if pattern.shared is not None:
-            parts.columns(pattern, q, k, v, out, lse, scale, space)
+            parts.columns(call, q, k, v, out, lse)
         if sink is not None:
             total = torch.logaddexp2(lse, sink[:, None, None] * LOG2_E)
             out.mul_(torch.exp2(lse - total))
@@ -101,8 +68,9 @@ class _Windowed(torch.autograd.Function):
         rows_lse = None
         if pattern.rows:
             row, slot, position = pattern.places(q.shape[0])
-            result, rows_lse = parts.rows(pattern, *_row_inputs(pattern, q, k, v, own), scale)
+            result, rows_lse = parts.rows(call, *_row_inputs(pattern, q, k, v, own))
             out[row, :, position] = result[row, :, slot]
+        ctx.pattern, ctx.deep = pattern, deep
         ctx.save_for_backward(q, k, v, sink, *own, out, lse, rows_lse)
         return out.to(given[0].dtype)
 
@@ -112,30 +80,35 @@ class _Windowed(torch.autograd.Function):
         q, k, v, sink, *own, out, lse, rows_lse = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
         grad = _ready(grad)
-        scale, space = q.shape[-1] ** -0.5, Workspace(q.device, q.dtype)
-        floor, delta = lse.masked_fill(lse.isneginf(), 0.0).neg_(), parts.dots(grad, out, space)
-        rows_delta = parts.gather(delta, pattern.shared) if pattern.rows else None
+        call = parts.Call(pattern, q.shape[-1] ** -0.5, ctx.deep, Workspace(q.device, q.dtype))
+        floor, delta = lse.masked_fill(lse.isneginf(), 0.0).neg_(), parts.dots(call, grad, out)
+        rows_delta = parts.gather(delta, pattern.index) if pattern.rows else None
         if pattern.rows:  # as local rows these weigh nothing
             row, _, position = pattern.places(q.shape[0])
             floor[row, :, position] = -torch.inf
             delta[row, :, position] = 0.0
         dq, dk, dv = torch.zeros_like(out), torch.empty_like(out), torch.empty_like(out)
-        parts.band_backward(pattern, (q, k, v, grad, floor, delta), (dq, dk, dv), scale, space)
+        parts.band_backward(call, (q, k, v, grad, floor, delta), (dq, dk, dv))
         if pattern.shared is not None:
-            parts.columns_backward(pattern, (q, k, v, grad, floor, delta), (dq, dk, dv), scale, space)
+            parts.columns_backward(call, (q, k, v, grad, floor, delta), (dq, dk, dv))
         dsink = None
         if sink is not None:
             dsink = (torch.exp2(sink[:, None, None] * LOG2_E + floor) * -delta).sum(dim=(0, 2, 3))
         down: tuple[Tensor | None, ...] = (None, None, None)
         if rows_delta is not None:
             separate = own[0] is not None
-            inputs = (*_row_inputs(pattern, q, k, v, own), parts.gather(grad, pattern.shared), rows_lse, rows_delta)
+            inputs = (
+                *_row_inputs(pattern, q, k, v, own),
+                parts.gather(grad, pattern.index),
+                rows_lse,
+                rows_delta,
+            )
             into = (torch.empty_like(out), torch.empty_like(out)) if separate else (dk, dv)
-            dqg = parts.rows_backward(pattern, inputs, into, scale, space, fresh=separate)
+            dqg = parts.rows_backward(call, inputs, into, fresh=separate)
             if separate:
                 down = (dqg, *into)
             else:
-                parts.scatter(dq, pattern.shared, dqg)
+                parts.scatter(dq, pattern.index, dqg)
         grads = zip((dq, dk, dv, dsink, *down), ctx.dtypes, strict=True)
         return *(None if x is None else x.to(dtype) for x, dtype in grads), None
 
@@ -154,5 +127,5 @@ def _row_inputs(
     """What the shared rows attend with: projections of their own, or those of all rows."""
     queries, keys, values = own
     if queries is None or keys is None or values is None:
-        return parts.gather(q, pattern.shared), k, v
+        return parts.gather(q, pattern.index), k, v
     return queries, keys, values
