@@ -8,29 +8,33 @@ from methods.base import Attention
 
 
 class Mixer(nn.Module):
-    """Hidden states `[B, N, E]` to `[B, N, E]` with E = heads x head_dim; the same for every method."""
+    """Hidden states `[B, N, E]` to `[B, N, E]` with E = heads x head_dim; the same for every method.
+
+    For a method with `shared_qk` only q and v are projected, and q is handed over as k.
+    """
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
         self.attention = attention
         self.heads = attention.shape.heads
         width = attention.shape.heads * attention.shape.head_dim
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = nn.Linear(width, (2 if attention.capabilities.shared_qk else 3) * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
         """Mix `[B, N, E]` along N; padding bool `[B, N]`, True at pads."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(hidden).chunk(3, dim=-1)
+        width = self.qkv.in_features
+        q, *k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(hidden).split(width, dim=-1)
         )
-        mixed = self.attention(q, k, v, key_padding_mask=padding)
+        mixed = self.attention(q, k[0] if k else q, v, key_padding_mask=padding)
         projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return projected
 
     def flops(self, batch_size: int, seq_len: int) -> int:
-        """The four projections and the attention between them."""
-        width = self.qkv.in_features
-        return 8 * batch_size * seq_len * width**2 + self.attention.flops(batch_size, seq_len)
+        """The projections and the attention between them."""
+        projections = 2 * batch_size * seq_len * (self.qkv.weight.numel() + self.out.weight.numel())
+        return projections + self.attention.flops(batch_size, seq_len)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
         """Three times the projections, and the attention's own count."""
