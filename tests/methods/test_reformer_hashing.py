@@ -1,4 +1,4 @@
-"""Reformer's hash against its collision probabilities, plain argmax, and sorting by Python (spec R1, R5, R15, R16)."""
+"""Reformer's hash against collision probabilities, plain argmax and sorting by Python (spec R1, R5, R15, R16)."""
 
 import math
 
