@@ -33,6 +33,7 @@ METHODS: dict[str, str] = {
     "linformer": "methods.linformer.Linformer",
     "nystromformer": "methods.nystromformer.Nystromformer",
     "performer": "methods.performer.Performer",
+    "linear": "methods.linear.Linear",
     "reformer": "methods.reformer.Reformer",
     "flash_attn": "methods.adapters.flash_attn.FlashAttn",
     "xformers": "methods.adapters.xformers.XFormers",

@@ -9,7 +9,7 @@ scale, the `shift`, that the caller chooses, because exp(W x) itself overflows.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,52 +57,59 @@ def log_positive_features(x: Tensor, projection: Tensor) -> Tensor:
     return log_phi
 
 
-def squared_norm(x: Tensor) -> Tensor:
-    """|x|^2 of rows, `[..., D]` -> `[...]`, in one pass."""
-    return torch.linalg.vector_norm(x, dim=-1).square_()
+class Projected(NamedTuple):
+    """A block of rows x `[g, c, dim]`, W x for it `[g, c, width]`, and |x|^2 `[g, c]` where the map needs it."""
+
+    x: Tensor
+    values: Tensor
+    squares: Tensor | None
 
 
 class FeatureMap:
     """phi(x) + floor for rows x of `dim` numbers: `width` features of W (scale x), or of scale x without W.
 
     Rows are blocks `[g, c, dim]` of the workspace's dtype, features `[g, c, width]`. The norm of a row enters
-    as exp(norm |x|^2); a map for queries has norm 0, since whatever scales a whole row of queries cancels in
-    normalised attention.
+    as exp(norm |scale x|^2); a map for queries has norm 0, since whatever scales a whole row of queries cancels
+    in normalised attention.
     """
 
     levelled = False
     """Whether features have a logarithmic scale that a shift must take out."""
 
-    def __init__(self, dim: int, projection: Tensor | None, scale: float, norm: float = 0.0, floor: float = 0.0):
-        self.weight = None if projection is None else projection * scale
+    def __init__(
+        self, dim: int, projection: Tensor | None, scale: float, norm: float = 0.0, floor: float = 0.0
+    ) -> None:
+        self.weight = None if projection is None else (projection * scale)[None]
         self.width = dim if projection is None else projection.shape[0]
+        self.columns = None if self.weight is None else self.weight.transpose(1, 2)
         self.scale = scale
         self.norm = norm * scale**2
         self.floor = floor
 
-    def project(self, x: Tensor, space: Workspace, name: str) -> Tensor:
-        """W (scale x), in the workspace's memory of that name: `evaluate` overwrites it with the features."""
+    def project(self, x: Tensor, space: Workspace, name: str) -> Projected:
+        """W x, in the workspace's memory of that name, where `evaluate` then puts the features."""
         g, c, _ = x.shape
         out = space.take(name, g, c, self.width)
-        if self.weight is None:
-            return torch.mul(x, self.scale, out=out)
-        columns = self.weight.T.expand(g, -1, -1)
-        return torch.bmm(x, columns, out=out)
+        if self.columns is None:
+            torch.mul(x, self.scale, out=out)
+        else:
+            torch.bmm(x, self.columns.expand(g, -1, -1), out=out)
+        return Projected(x, out, None)
 
-    def level(self, x: Tensor, projected: Tensor) -> Tensor | None:
+    def level(self, rows: Projected) -> Tensor | None:
         """Logarithm of the largest feature (or a bound of it) of each row, `[g, c]`; None if not `levelled`."""
         return None
 
-    def evaluate(self, x: Tensor, projected: Tensor, shift: Tensor | None, space: Workspace) -> Tensor:
-        """phi(x) exp(-shift), shift `[g, c]` or None, without the floor; overwrites `projected`."""
+    def evaluate(self, rows: Projected, shift: Tensor | None, space: Workspace) -> Tensor:
+        """phi(x) exp(-shift), shift `[g, c]`, `[g, 1]` or None, without the floor, in place of the projection."""
         raise NotImplementedError
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
-        """Gradient of `projected` from that of phi, the shift held constant; overwrites `grad`, not phi."""
+        """Gradient of W x from that of phi, the shift held constant; may overwrite `grad`, not phi."""
         raise NotImplementedError
 
     def pull(self, x: Tensor, phi: Tensor, grad: Tensor, space: Workspace) -> Tensor:
-        """Gradient of x `[g, c, dim]`, in the workspace's memory, from that of phi; overwrites `grad`, not phi."""
+        """Gradient of x `[g, c, dim]`, in the workspace's memory, from that of phi; may overwrite `grad`."""
         slopes = self.slopes(phi, grad)
         out = space.take("pulled", *x.shape)
         if self.weight is None:
@@ -114,7 +121,7 @@ class FeatureMap:
         return out
 
     def growth(self, phi: Tensor, grad: Tensor, slopes: Tensor) -> Tensor:
-        """Gradient of the logarithmic scale of a row, (phi . gradient of phi) `[g, c]`; as `slopes` left them."""
+        """Gradient of a row's logarithmic scale `[g, c]`, phi . grad, with `grad` as `slopes` left it."""
         raise NotImplementedError
 
 
@@ -125,28 +132,35 @@ class Exponential(FeatureMap):
 
     def __init__(self, dim: int, projection: Tensor, scale: float, norm: float = 0.0, floor: float = 0.0) -> None:
         super().__init__(dim, projection, scale, norm, floor)
-        assert self.weight is not None
-        self.reach = float(self.weight.norm(dim=1).max()) if self.weight.device.type == "cpu" else math.inf
+        cpu = projection.device.type == "cpu"
+        self.reach = float((projection * scale).norm(dim=1).max()) if cpu else None
 
-    def level(self, x: Tensor, projected: Tensor) -> Tensor:
+    def project(self, x: Tensor, space: Workspace, name: str) -> Projected:
+        """W x and |x|^2."""
+        needed = self.norm != 0 or self.reach is not None
+        squares = torch.linalg.vector_norm(x, dim=-1).square_() if needed else None
+        return super().project(x, space, name)._replace(squares=squares)
+
+    def level(self, rows: Projected) -> Tensor:
         """The largest exponent of each row."""
-        top = projected.amax(dim=-1)
-        return torch.add(top, squared_norm(x), alpha=self.norm) if self.norm else top
+        top = rows.values.amax(dim=-1)
+        return top if not self.norm or rows.squares is None else top.add_(rows.squares, alpha=self.norm)
 
-    def evaluate(self, x: Tensor, projected: Tensor, shift: Tensor | None, space: Workspace) -> Tensor:
-        """Exponents are held above those whose powers, or products of two, a CPU computes 200 times slower."""
+    def evaluate(self, rows: Projected, shift: Tensor | None, space: Workspace) -> Tensor:
+        """Exponents are held above `smallest_exponent`: a CPU's exp and products are slow on underflow."""
         assert shift is not None
-        lowest = math.log(torch.finfo(space.dtype).tiny) * 0.8
-        deep = True
-        if self.reach < math.inf:  # a bound from the norms spares most blocks a pass
-            length = float(torch.linalg.vector_norm(x, dim=-1).max())
-            deep = not self.norm * length**2 - self.reach * length - float(shift.max()) > lowest
-        if self.norm:
-            shift = torch.sub(shift, squared_norm(x), alpha=self.norm)
-        projected.sub_(shift[..., None])
+        lowest = smallest_exponent(space.dtype)
+        deep = self.reach is not None
+        if self.reach is not None and rows.squares is not None:
+            # a bound from the norms spares most blocks a pass
+            largest = float(rows.squares.max())
+            deep = not self.norm * largest - self.reach * math.sqrt(largest) - float(shift.max()) > lowest
+        if self.norm and rows.squares is not None:
+            shift = torch.sub(shift, rows.squares, alpha=self.norm)
+        rows.values.sub_(shift[..., None])
         if deep:
-            projected.clamp_min_(lowest)
-        return projected.exp_()
+            rows.values.clamp_min_(lowest)
+        return rows.values.exp_()
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
         """An exponential is its own derivative."""
@@ -165,26 +179,26 @@ class Trigonometric(FeatureMap):
         self.levelled = norm != 0
         self.width = 2 * projection.shape[0]
 
-    def project(self, x: Tensor, space: Workspace, name: str) -> Tensor:
+    def project(self, x: Tensor, space: Workspace, name: str) -> Projected:
         """W x in the first half of the features' memory."""
-        assert self.weight is not None
+        assert self.columns is not None
         g, c, _ = x.shape
         out = space.take(name, g, c, self.width)
-        out[..., : self.width // 2] = x @ self.weight.T
-        return out
+        out[..., : self.width // 2] = torch.bmm(x, self.columns.expand(g, -1, -1))
+        return Projected(x, out, x.square().sum(dim=-1))
 
-    def level(self, x: Tensor, projected: Tensor) -> Tensor | None:
+    def level(self, rows: Projected) -> Tensor | None:
         """What the norm contributes; cosines and sines reach 1."""
-        return self.norm * squared_norm(x) if self.levelled else None
+        return self.norm * rows.squares if self.levelled and rows.squares is not None else None
 
-    def evaluate(self, x: Tensor, projected: Tensor, shift: Tensor | None, space: Workspace) -> Tensor:
+    def evaluate(self, rows: Projected, shift: Tensor | None, space: Workspace) -> Tensor:
         """Cosines, then sines."""
-        cosines, sines = projected.chunk(2, dim=-1)
+        cosines, sines = rows.values.chunk(2, dim=-1)
         torch.sin(cosines, out=sines)
         cosines.cos_()
-        if shift is not None:
-            projected.mul_((self.norm * squared_norm(x) - shift).exp_()[..., None])
-        return projected
+        if shift is not None and rows.squares is not None:
+            rows.values.mul_((self.norm * rows.squares - shift).exp_()[..., None])
+        return rows.values
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
         """cos' = -sin, sin' = cos."""
@@ -192,31 +206,36 @@ class Trigonometric(FeatureMap):
         return (of_sines * cosines).sub_(of_cosines * sines)
 
     def growth(self, phi: Tensor, grad: Tensor, slopes: Tensor) -> Tensor:
-        """From the features: cosines and sines do not show it in their slopes."""
+        """From the features: the slopes of cosines and sines do not show it."""
         return (phi * grad).sum(dim=-1)
 
 
 class Rectified(FeatureMap):
     """max(W x, 0), of the generalised kernels (section 2.2 and appendix A.4 of the paper)."""
 
-    def evaluate(self, x: Tensor, projected: Tensor, shift: Tensor | None, space: Workspace) -> Tensor:
+    def evaluate(self, rows: Projected, shift: Tensor | None, space: Workspace) -> Tensor:
         """No exponent, no shift."""
-        return projected.clamp_min_(0.0)
+        return rows.values.clamp_min_(0.0)
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
         """1 where the feature is positive."""
-        return grad.mul_(phi > 0)
+        return grad.mul_(phi.sign())
 
 
 class Elu(FeatureMap):
     """elu(W x) + 1 = exp(W x) below 0, W x + 1 above (Katharopoulos et al. 2020, equation 7): positive."""
 
-    def evaluate(self, x: Tensor, projected: Tensor, shift: Tensor | None, space: Workspace) -> Tensor:
+    def evaluate(self, rows: Projected, shift: Tensor | None, space: Workspace) -> Tensor:
         """exp(min(x, 0)) + max(x, 0), which unlike elu(x) + 1 keeps the digits of small features."""
-        lowest = math.log(torch.finfo(space.dtype).tiny) * 0.8
-        power = torch.clamp(projected, lowest, 0.0, out=space.take("powers", *projected.shape)).exp_()
-        return projected.clamp_min_(0.0).add_(power)
+        powers = space.take("powers", *rows.values.shape)
+        torch.clamp(rows.values, smallest_exponent(space.dtype), 0.0, out=powers).exp_()
+        return rows.values.clamp_min_(0.0).add_(powers)
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
         """exp(x) below 0, 1 above: the feature itself, at most 1."""
         return grad.mul_(phi.clamp_max(1.0))
+
+
+def smallest_exponent(dtype: torch.dtype) -> float:
+    """Logarithm of the smallest power that is told from 0, e^-61 in float32: times a gradient still normal."""
+    return 0.7 * math.log(torch.finfo(dtype).tiny)

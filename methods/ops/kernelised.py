@@ -2,17 +2,17 @@
 
 Out row i is sum_j (phi(q_i) . phi(k_j)) v_j / sum_j phi(q_i) . phi(k_j). Features exist for one block of rows
 at a time, small enough to stay in cache, and are computed again in the backward: kept are q, k, v, the output,
-a row's mass, and the two sums over keys (phi(k) v^T and phi(k)) of each head.
+a row's mass, and per head the sums [v, 1]^T phi(k) over keys.
 
 Features with a logarithmic scale are stabilised by constants that the gradient holds constant: a query's own
-largest feature; for keys the largest of one head of one sequence, in the causal form of the keys so far. The
-map's floor is added to stabilised features, so only through it does a constant show (chosen by the paper).
+largest feature; for keys the largest of one head of one sequence. The map's floor is added to stabilised
+features, so that only through it a constant shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,234 +25,194 @@ LOW = -1e30
 """Below any logarithm of a feature, yet finite: differences of it are 0, not NaN."""
 
 
-class Problem(NamedTuple):
-    """One attention over heads laid side by side: maps, and which keys are real (`[G, N]` bool, None: all)."""
-
-    queries: FeatureMap
-    keys: FeatureMap
-    real: Tensor | None
-
-
-class Sums(NamedTuple):
-    """What all keys so far leave behind: phi(k) v^T `[G, m, D]`, phi(k) `[G, m]`, their stabiliser `[G]`."""
-
-    moments: Tensor
-    mass: Tensor
-    top: Tensor
-
-
-def room(device: torch.device) -> int:
-    """Numbers in the features of one block."""
-    return CACHED_SCORES if device.type == "cpu" else DEVICE_SCORES
-
-
 def spread(n: int, size: int) -> list[slice]:
-    """The fewest stretches of at most `size` rows that cover n, of equal length but for the last."""
-    size = -(-n // max(1, -(-n // max(1, size))))
-    return [slice(start, min(start + size, n)) for start in range(0, n, max(1, size))]
+    """The fewest stretches of at most `size` that cover n, of equal length but for the last."""
+    size = -(-n // -(-n // max(1, size)))
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def blocks(heads: int, n: int, width: int, device: torch.device) -> tuple[list[slice], list[slice]]:
-    """(groups of heads, stretches of tokens) whose blocks fill the cache; two heads at least, one for each core."""
-    budget = max(1, room(device) // width)  # rows
-    together = max(min(2, heads), min(heads, budget // n))
-    return spread(heads, together), spread(n, max(1, budget // together))
+def room(width: int, device: torch.device) -> int:
+    """Rows of a block whose features of this width fit the cache."""
+    return max(1, (CACHED_SCORES if device.type == "cpu" else DEVICE_SCORES) // width)
 
 
-def slabs(real: Tensor | None, width: int, *tensors: Tensor) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
-    """Tensors `[B, H, N, ...]` as heads side by side, `[G, N, ...]`, and their real keys `[G, N]`.
+def blocks(heads: int, n: int, rows: int) -> tuple[list[slice], int]:
+    """(groups of heads, tokens a stretch) of `rows` rows a block; two heads at least, one for each core."""
+    together = max(min(2, heads), min(heads, rows // n))
+    return spread(heads, together), spread(n, rows // together)[0].stop
 
-    Where that takes a copy, large batches go one sequence at a time and small ones are copied.
+
+def slabs(padding: Tensor | None, rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor | None, list[Tensor]]]:
+    """Tensors `[B, H, N, ...]` as heads side by side, `[G, N, ...]`, and their padding `[G, N]`.
+
+    Where that takes a copy, long sequences go one at a time and short ones are copied.
     """
     batch, heads, n = tensors[0].shape[:3]
-    if batch == 1 or heads * n * width < room(tensors[0].device):
-        keys = None if real is None else real.repeat_interleave(heads, dim=0)
-        yield keys, [x.flatten(0, 1) for x in tensors]
+    if batch == 1 or heads * n < rows:
+        yield None if padding is None else padding.repeat_interleave(heads, 0), [x.flatten(0, 1) for x in tensors]
         return
     for i in range(batch):
-        yield None if real is None else real[i].expand(heads, n), [x[i] for x in tensors]
+        yield None if padding is None else padding[i].expand(heads, n), [x[i] for x in tensors]
 
 
-def block(x: Tensor, hs: slice, ts: slice, space: Workspace) -> Tensor:
-    """Rows of x `[G, N, D]` in the workspace's dtype."""
-    return x[hs, ts].to(space.dtype)
+def real_rows(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Rows `[g, c, D]` with 0 at padding `[g, c]`."""
+    return x if padding is None else x.masked_fill(padding[..., None], 0.0)
 
 
-def real_block(
-    x: Tensor, real: Tensor | None, hs: slice, ts: slice, space: Workspace
-) -> tuple[Tensor, Tensor | None]:
-    """Rows of keys or values with 0 at padding, and which rows are real (None: all)."""
-    rows = block(x, hs, ts, space)
-    if real is None or bool(real[hs, ts].all()):
-        return rows, None
-    return rows.masked_fill(~real[hs, ts, None], 0.0), real[hs, ts]
+def pieces(size: int, *tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Tensors `[g, N, ...]` in stretches of `size` tokens side by side; None stays None."""
+    count = next(-(-x.shape[1] // size) for x in tensors if x is not None)
+    return zip(*([None] * count if x is None else torch.split(x, size, dim=1) for x in tensors), strict=True)
 
 
-def key_features(
-    x: Tensor, projected: Tensor, top: Tensor | None, real: Tensor | None, keys: FeatureMap, space: Workspace
-) -> Tensor:
-    """phi(k) `[g, c, m]` at scale exp(-top), top `[g, c]`; 0 at padding, without the floor."""
-    phi = keys.evaluate(x, projected, top, space)
-    return phi if real is None else phi.masked_fill_(~real[..., None], 0.0)
-
-
-def reached(x: Tensor, projected: Tensor, real: Tensor | None, keys: FeatureMap) -> Tensor | None:
-    """Logarithm of each key's largest feature `[g, c]`, LOW at padding; None where features have no scale."""
-    level = keys.level(x, projected)
-    return level if level is None or real is None else level.masked_fill(~real, LOW)
-
-
-def row_times(rows: Tensor, matrix: Tensor) -> Tensor:
-    """`[g, c]`, `[g, c, m]` -> `[g, m]`: the sum of the matrix's rows with these weights."""
-    return torch.bmm(rows[:, None], matrix)[:, 0]
-
-
-def sum_keys(k: Tensor, v: Tensor, problem: Problem, hs: slice, stretches: list[slice], space: Workspace) -> Sums:
-    """The sums over all keys of a group of heads, the floor included."""
-    keys = problem.keys
-    g, dim = hs.stop - hs.start, v.shape[-1]
-    moments = space.take("moments", g, keys.width, dim).zero_()
-    mass = k.new_zeros(g, keys.width, dtype=space.dtype)
-    top = k.new_full((g,), LOW, dtype=space.dtype)
-    plain, count = k.new_zeros(g, dim, dtype=space.dtype), k.new_zeros(g, dtype=space.dtype)
-    for ts in stretches:
-        x, real = real_block(k, problem.real, hs, ts, space)
-        values, _ = real_block(v, problem.real, hs, ts, space)
-        projected = keys.project(x, space, "phi")
-        level = reached(x, projected, real, keys)
-        if level is not None:
-            raised = torch.maximum(top, level.amax(dim=1))
-            decay = (top - raised).exp_()
-            moments.mul_(decay[:, None, None])
-            mass.mul_(decay[:, None])
-            top = raised
-        shift = None if level is None else top[:, None].expand_as(level)
-        phi = key_features(x, projected, shift, real, keys, space)
-        moments.baddbmm_(phi.transpose(1, 2), values)
-        mass.add_(phi.sum(dim=1))
-        plain.add_(values.sum(dim=1))
-        count.add_(x.shape[1] if real is None else real.sum(dim=1))
-    if keys.floor:
-        moments.add_(plain[:, None], alpha=keys.floor)
-        mass.add_(count[:, None], alpha=keys.floor)
-    return Sums(moments, mass, top)
-
-
-def query_features(x: Tensor, queries: FeatureMap, space: Workspace) -> Tensor:
+def query_features(x: Tensor, queries: FeatureMap, space: Workspace, name: str = "phi") -> Tensor:
     """phi(q) `[g, c, m]`, each row at the scale of its largest feature, without the floor."""
-    projected = queries.project(x, space, "phi")
-    return queries.evaluate(x, projected, queries.level(x, projected), space)
+    projected = queries.project(x, space, name)
+    return queries.evaluate(projected, queries.level(projected), space)
 
 
-def divisor(mass: Tensor) -> Tensor:
-    """What a row is divided by: its mass, of whatever sign, or 1 where there is none."""
-    return mass.masked_fill(mass == 0, 1.0)
+def with_ones(values: Tensor, padding: Tensor | None, space: Workspace) -> Tensor:
+    """[v, 1] `[g, c, D + 1]`, rows of zeros at padding."""
+    column = 1.0 if padding is None else (~padding).to(values.dtype)
+    return beside(real_rows(values, padding), column, space, "values")
 
 
-def widened(x: Tensor, column: Tensor | float, space: Workspace) -> Tensor:
+def beside(x: Tensor, column: Tensor | float, space: Workspace, name: str) -> Tensor:
     """`[g, c, D]` with one more column, `[g, c]` or a constant."""
     g, c, dim = x.shape
-    out = space.take("widened", g, c, dim + 1)
+    out = space.take(name, g, c, dim + 1)
     out[..., :dim] = x
     out[..., dim] = column
     return out
 
 
-def weighted(grad: Tensor, out: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of a row before division, from those after it, `[g, c, D]`, and of its mass, `[g, c]`."""
+def before_division(grad: Tensor, out: Tensor, mass: Tensor, space: Workspace) -> Tensor:
+    """Gradients of a row's numerator and denominator `[g, c, D + 1]` from that of their quotient."""
     of_rows = grad / mass[..., None]
-    return of_rows, -torch.linalg.vecdot(of_rows, out)
-
-
-def attend(x: Tensor, sums: Sums, queries: FeatureMap, space: Workspace, mass: Tensor, out: Tensor) -> None:
-    """Rows of the output, into `out` `[g, c, D]`, and what they were divided by, into `mass` `[g, c]`."""
-    phi = query_features(x, queries, space)
-    rows = torch.bmm(phi, sums.moments, out=space.take("rows", *out.shape))
-    total = torch.bmm(sums.mass[:, None], phi.transpose(1, 2))[:, 0]
-    if queries.floor:
-        rows.add_(sums.moments.sum(dim=1, keepdim=True), alpha=queries.floor)
-        total.add_(sums.mass.sum(dim=1, keepdim=True), alpha=queries.floor)
-    mass.copy_(divisor(total))
-    torch.div(rows, mass[..., None], out=out)
+    return beside(of_rows, torch.linalg.vecdot(of_rows, out).neg_(), space, "above")
 
 
 class _Bidirectional(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: FeatureMap, keys: FeatureMap, real: Tensor | None
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: FeatureMap, keys: FeatureMap, padding: Tensor | None
     ) -> Tensor:
-        wide = torch.promote_types(q.dtype, torch.float32)
-        space = Workspace(q.device, wide)
+        space = Workspace(q.device, torch.promote_types(q.dtype, torch.float32))
         batch, heads, n, dim = v.shape
         out = torch.empty(v.shape, device=v.device, dtype=v.dtype)
-        mass = torch.empty(batch, heads, n, device=v.device, dtype=wide)
+        mass = torch.empty(batch, heads, n, device=v.device, dtype=space.dtype)
         kept = any(ctx.needs_input_grad)
-        state = mass.new_empty(batch if kept else 0, heads, keys.width, dim + 1).flatten(0, 1)
+        states = mass.new_empty(batch * heads if kept else 0, dim + 1, keys.width)
         tops = mass.new_empty(batch * heads)
-        first = 0
-        for own, (qs, ks, vs, masses, outs) in slabs(real, keys.width, q, k, v, mass, out):
-            groups, stretches = blocks(qs.shape[0], n, keys.width, q.device)
+        rows, first = room(keys.width, q.device), 0
+        for own, (qs, ks, vs, masses, outs) in slabs(padding, rows, q, k, v, mass, out):
+            groups, size = blocks(qs.shape[0], n, rows)
             for hs in groups:
-                sums = sum_keys(ks, vs, Problem(queries, keys, own), hs, stretches, space)
-                for ts in stretches:
-                    attend(block(qs, hs, ts, space), sums, queries, space, masses[hs, ts], outs[hs, ts])
+                absent = None if own is None else own[hs]
+                state, top = _sum_keys(ks[hs], vs[hs], keys, absent, size, space)
+                _attend(qs[hs], state, queries, size, space, masses[hs], outs[hs])
                 if kept:
-                    place = slice(first + hs.start, first + hs.stop)
-                    torch.cat([sums.moments, sums.mass[..., None]], dim=-1, out=state[place])
-                    tops[place] = sums.top
+                    states[first + hs.start : first + hs.stop] = state
+                    tops[first + hs.start : first + hs.stop] = top
             first += qs.shape[0]
         ctx.maps = queries, keys
-        ctx.save_for_backward(q, k, v, out, mass, state, tops, real)
+        ctx.save_for_backward(q, k, v, out, mass, states, tops, padding)
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        q, k, v, out, mass, state, tops, real = ctx.saved_tensors
+        q, k, v, out, mass, states, tops, padding = ctx.saved_tensors
         queries, keys = ctx.maps
         space = Workspace(q.device, mass.dtype)
         grads = [torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v)]
-        first = 0
-        for own, parts in slabs(real, keys.width, q, k, v, mass, out, grad, *grads):
-            qs, ks, vs, masses, outs, above, dq, dk, dv = parts
-            groups, stretches = blocks(qs.shape[0], q.shape[2], keys.width, q.device)
+        rows, first = room(keys.width, q.device), 0
+        for own, parts in slabs(padding, rows, q, k, v, mass, out, grad, *grads):
+            groups, size = blocks(parts[0].shape[0], q.shape[2], rows)
             for hs in groups:
                 place = slice(first + hs.start, first + hs.stop)
-                rows = above, outs, masses
-                slope = _pull_queries(qs, rows, state[place], queries, hs, stretches, space, dq)
-                problem = Problem(queries, keys, own)
-                _pull_keys(ks, vs, slope, tops[place], problem, hs, stretches, space, dk, dv)
-            first += qs.shape[0]
+                absent = None if own is None else own[hs]
+                qs, ks, vs, masses, outs, above, dq, dk, dv = (x[hs] for x in parts)
+                slope = _pull_queries(qs, (above, outs, masses), states[place], queries, size, space, dq)
+                _pull_keys(ks, vs, slope, tops[place], keys, absent, size, space, dk, dv)
+            first += parts[0].shape[0]
         return *grads, None, None, None
+
+
+def _sum_keys(
+    k: Tensor, v: Tensor, keys: FeatureMap, padding: Tensor | None, size: int, space: Workspace
+) -> tuple[Tensor, Tensor]:
+    """[v, 1]^T phi(k) `[g, D + 1, m]` over all keys of a group of heads, and the log scale of phi `[g]`."""
+    g, columns = k.shape[0], v.shape[-1] + 1
+    state = space.take("state", g, columns, keys.width).zero_()
+    top = state.new_full((g, 1), LOW)
+    plain = state.new_zeros(g, columns)
+    for x, values, absent in pieces(size, k, v, padding):
+        projected = keys.project(real_rows(x.to(space.dtype), absent), space, "phi")
+        level = keys.level(projected)
+        if level is not None:
+            level = level if absent is None else level.masked_fill_(absent, LOW)
+            raised = torch.maximum(top, level.amax(dim=1, keepdim=True))
+            state.mul_((top - raised).exp_()[..., None])
+            top = raised
+        phi = keys.evaluate(projected, shift_of(top, absent, keys), space)
+        wide = with_ones(values.to(space.dtype), absent, space)
+        torch.baddbmm(state, wide.transpose(1, 2), phi, out=state)
+        if keys.floor:
+            plain.add_(wide.sum(dim=1))
+    if keys.floor:
+        state.add_(plain[..., None], alpha=keys.floor)
+    return state, top[:, 0]
+
+
+def shift_of(top: Tensor, padding: Tensor | None, keys: FeatureMap) -> Tensor | None:
+    """The stabiliser of a block's keys from that of their heads `[g, 1]`; inf at padding, whose powers are 0."""
+    if not keys.levelled or padding is None:
+        return top if keys.levelled else None
+    return top.expand_as(padding).masked_fill(padding, float("inf"))
+
+
+def _attend(
+    q: Tensor, state: Tensor, queries: FeatureMap, size: int, space: Workspace, mass: Tensor, out: Tensor
+) -> None:
+    """Rows of the output, into `out` `[g, N, D]`, and what they are divided by, into `mass` `[g, N]`."""
+    moments, sums = state[:, :-1].transpose(1, 2), state[:, -1:]
+    floor = state.sum(dim=-1, keepdim=True).mul_(queries.floor).transpose(1, 2)
+    for x, own_mass, own_out in pieces(size, q, mass, out):
+        phi = query_features(x.to(space.dtype), queries, space)
+        rows = torch.baddbmm(floor[..., :-1], phi, moments, out=space.take("rows", *own_out.shape))
+        total = torch.baddbmm(floor[..., -1:], sums, phi.transpose(1, 2))
+        own_mass.copy_(total[:, 0])
+        torch.div(rows, total.transpose(1, 2), out=own_out)
+    empty = mass == 0
+    if mass.device.type != "cpu" or bool(empty.any()):  # elsewhere asking costs more than doing
+        out.masked_fill_(empty[..., None], 0.0)
+        mass.masked_fill_(empty, 1.0)
 
 
 def _pull_queries(
     q: Tensor,
-    rows: tuple[Tensor, Tensor, Tensor],
+    of_rows: tuple[Tensor, Tensor, Tensor],
     state: Tensor,
     queries: FeatureMap,
-    hs: slice,
-    stretches: list[slice],
+    size: int,
     space: Workspace,
     dq: Tensor,
 ) -> Tensor:
-    """Gradients of queries, into dq, and of the sums over keys `[g, m, D + 1]`; rows: (gradient, out, mass)."""
-    g, width, columns = state.shape
-    moments = space.take("moments", g, width, columns - 1).zero_()
-    mass = state.new_zeros(g, width)
-    plain = state.new_zeros(g, columns)
-    for ts in stretches:
-        x = block(q, hs, ts, space)
+    """Gradients of queries, into dq, and of the sums over keys `[g, D + 1, m]`; of_rows: (grad, out, mass)."""
+    slope = space.take("state", *state.shape).zero_()
+    plain = state.new_zeros(state.shape[:2])
+    for x, grad, out, mass, own in pieces(size, q, *of_rows, dq):
+        x = x.to(space.dtype)
         phi = query_features(x, queries, space)
-        of_rows, of_mass = weighted(*(block(part, hs, ts, space) for part in rows))
-        moments.baddbmm_(phi.transpose(1, 2), of_rows)
-        mass.add_(row_times(of_mass, phi))
-        both = widened(of_rows, of_mass, space)
-        plain.add_(both.sum(dim=1))
-        grad = torch.bmm(both, state.transpose(1, 2), out=space.take("slopes", *phi.shape))
-        dq[hs, ts] = queries.pull(x, phi, grad, space)
-    slope = torch.cat([moments, mass[..., None]], dim=-1)
-    return slope.add_(plain[:, None], alpha=queries.floor) if queries.floor else slope
+        above = before_division(grad.to(space.dtype), out.to(space.dtype), mass, space)
+        torch.baddbmm(slope, above.transpose(1, 2), phi, out=slope)
+        if queries.floor:
+            plain.add_(above.sum(dim=1))
+        of_phi = torch.bmm(above, state, out=space.take("slopes", *phi.shape))
+        own.copy_(queries.pull(x, phi, of_phi, space))
+    return slope.add_(plain[..., None], alpha=queries.floor) if queries.floor else slope
 
 
 def _pull_keys(
@@ -260,40 +220,38 @@ def _pull_keys(
     v: Tensor,
     slope: Tensor,
     top: Tensor,
-    problem: Problem,
-    hs: slice,
-    stretches: list[slice],
+    keys: FeatureMap,
+    padding: Tensor | None,
+    size: int,
     space: Workspace,
     dk: Tensor,
     dv: Tensor,
 ) -> None:
-    """Gradients of keys and values, into dk and dv, from that of their sums `[g, m, D + 1]`."""
-    keys = problem.keys
-    of_moments = slope[..., :-1].contiguous()
-    for ts in stretches:
-        x, real = real_block(k, problem.real, hs, ts, space)
-        values, _ = real_block(v, problem.real, hs, ts, space)
-        shift = top[:, None].expand(x.shape[:2]) if keys.levelled else None
-        phi = key_features(x, keys.project(x, space, "phi"), shift, real, keys, space)
-        of_values = torch.bmm(phi, of_moments, out=space.take("rows", *values.shape))
-        if keys.floor:
-            of_values.add_(of_moments.sum(dim=1, keepdim=True), alpha=keys.floor)
-        both = widened(values, 1.0, space)
-        grad = torch.bmm(both, slope.transpose(1, 2), out=space.take("slopes", *phi.shape))
-        of_keys = keys.pull(x, phi, grad, space)
-        if real is not None:
-            of_values.masked_fill_(~real[..., None], 0.0)
-            of_keys.masked_fill_(~real[..., None], 0.0)
-        dk[hs, ts], dv[hs, ts] = of_keys, of_values
+    """Gradients of keys and values, into dk and dv, from that of their sums `[g, D + 1, m]`."""
+    of_moments = slope[:, :-1].transpose(1, 2)
+    floor = of_moments.sum(dim=1, keepdim=True).mul_(keys.floor)
+    for x, values, absent, own_dk, own_dv in pieces(size, k, v, padding, dk, dv):
+        projected = keys.project(real_rows(x.to(space.dtype), absent), space, "phi")
+        phi = keys.evaluate(projected, shift_of(top[:, None], absent, keys), space)
+        wide = with_ones(values.to(space.dtype), absent, space)
+        of_values = torch.baddbmm(floor, phi, of_moments, out=space.take("rows", *values.shape))
+        of_phi = torch.bmm(wide, slope, out=space.take("slopes", *phi.shape))
+        own_dk.copy_(real_rows(keys.pull(projected.x, phi, of_phi, space), absent))
+        own_dv.copy_(real_rows(of_values, absent))
 
 
 def kernelised_attention(
-    q: Tensor, k: Tensor, v: Tensor, queries: FeatureMap, keys: FeatureMap, padding: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    queries: FeatureMap,
+    keys: FeatureMap,
+    padding: Tensor | None,
 ) -> Tensor:
     """phi(Q) (phi(K)^T V), rows divided by phi(Q) (phi(K)^T 1): q, k, v `[B, H, N, D]` -> `[B, H, N, D]`.
 
     padding is bool `[B, N]`, True at keys of weight 0. A row's mass keeps its sign; a row of mass 0 is 0.
     """
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    out: Tensor = _Bidirectional.apply(q, k, v, queries, keys, None if padding is None else ~padding)
+    out: Tensor = _Bidirectional.apply(q, k, v, queries, keys, padding)  # type: ignore[no-untyped-call]
     return out
