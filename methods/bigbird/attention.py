@@ -199,15 +199,20 @@ class _Part:
         tile.add_keys(dk, shared)
 
     @property
+    def natural(self) -> bool:
+        """Powers of e, not of 2: where no exponent is far from 0."""
+        return self.safe and self.bias is None
+
+    @property
     def scale(self) -> float:
         """1 / sqrt(D)."""
         return math.sqrt(1 / self.q.shape[2])
 
     def _scores(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits in base 2 `[count, m, n]`, the queries, the keys)."""
+        """(logits `[count, m, n]` in the base that `_raise` takes, the queries, the keys)."""
         queries, keys = tile.take_queries(self.q, "queries"), tile.take_keys(self.k, "keys")
         scores = self.space.take("scores", tile.count, queries.shape[1], keys.shape[1])
-        factor = self.scale * LOG2_E
+        factor = self.scale * (1 if self.natural else LOG2_E)
         torch.baddbmm(scores, queries, keys.transpose(1, 2), beta=0, alpha=factor, out=scores)
         if self.relative is not None:
             self.relative.add(scores, tile, self.relative.logits(tile, queries).mul_(factor))
@@ -216,7 +221,10 @@ class _Part:
         return scores, queries, keys
 
     def _raise(self, scores: Tensor) -> None:
-        """Exponents -> powers of 2, in place. exp2, as torch's exp has a slow path at -inf on CPUs."""
+        """Exponents -> powers, in place. On CPUs torch's exp is the faster, but not at -inf or underflow."""
+        if self.natural:
+            scores.exp_()
+            return
         scores.exp2_()
         if not self.safe:  # subnormal factors would slow the products a hundredfold
             F.threshold(scores, torch.finfo(scores.dtype).tiny, 0.0, inplace=True)

@@ -17,7 +17,7 @@ from methods.bigbird.plan import Rows
 from methods.ops.tiles import Workspace, groups
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Tile:
     """`count` tiles of equal size over tensors `[lanes, rows, D]` whose blocks count through all lanes."""
 
