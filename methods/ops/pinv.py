@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from methods.ops.tiles import groups
 
 
 def iterative_pinv(a: Tensor, iterations: int) -> Tensor:
@@ -31,30 +34,43 @@ def _inner(a: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Iterate(torch.autograd.Function):
-    """The iterations from Z = start; autograd's own backward would spend most of its time on scalings."""
+    """The iterations from Z = start; autograd's own backward would spend most of its time on scalings.
+
+    A group of matrices that fits the cache goes through all iterations before the next one.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, start: Tensor, iterations: int) -> Tensor:
-        passed = [start]
-        for _ in range(iterations):
-            z = passed[-1]
-            passed.append(torch.baddbmm(z, z, _inner(a, z)[2], beta=3.25, alpha=-0.25))
+        passed = [start, *(torch.empty_like(a) for _ in range(iterations))]
+        for first, last in _groups(a):
+            z = start[first:last]
+            for step in passed[1:]:
+                w = _inner(a[first:last], z)[2]
+                z = torch.baddbmm(z, z, w, beta=3.25, alpha=-0.25, out=step[first:last])
         ctx.save_for_backward(a, *passed[:-1])
         return passed[-1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, Tensor, None]:
-        a, *passed = ctx.saved_tensors
-        da = torch.zeros_like(a)
-        for z in reversed(passed):
-            y, u, w = _inner(a, z)
-            dw = torch.bmm(z.transpose(1, 2), dz).mul_(-0.25)
-            du = torch.bmm(y.transpose(1, 2), dw).neg_()
-            dy = torch.baddbmm(dw, dw, u.transpose(1, 2), beta=15, alpha=-1)
-            dy.add_(du, alpha=7).baddbmm_(du, y.transpose(1, 2), alpha=-1).baddbmm_(
-                y.transpose(1, 2), du, alpha=-1
-            )
-            da.baddbmm_(dy, z.transpose(1, 2))
-            dz = torch.baddbmm(dz, dz, w.transpose(1, 2), beta=3.25, alpha=-0.25).baddbmm_(a.transpose(1, 2), dy)
-        return da, dz, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        all_a, *passed = ctx.saved_tensors
+        total, d_start = torch.zeros_like(all_a), torch.empty_like(all_a)
+        for first, last in _groups(all_a):
+            a, da, dz = (x[first:last] for x in (all_a, total, grad))
+            for step in reversed(passed):
+                z = step[first:last]
+                y, u, w = _inner(a, z)
+                dw = torch.bmm(z.transpose(1, 2), dz).mul_(-0.25)
+                du = torch.bmm(y.transpose(1, 2), dw).neg_()
+                dy = torch.baddbmm(dw, dw, u.transpose(1, 2), beta=15, alpha=-1).add_(du, alpha=7)
+                dy.baddbmm_(du, y.transpose(1, 2), alpha=-1).baddbmm_(y.transpose(1, 2), du, alpha=-1)
+                da.baddbmm_(dy, z.transpose(1, 2))
+                dz = torch.baddbmm(dz, dz, w.transpose(1, 2), beta=3.25, alpha=-0.25)
+                dz.baddbmm_(a.transpose(1, 2), dy)
+            d_start[first:last] = dz
+        return total, d_start, None
+
+
+def _groups(a: Tensor) -> Iterator[tuple[int, int]]:
+    """Groups of matrices of which a step's eight or so temporaries fit the cache."""
+    return groups(len(a), 8 * a.shape[1] * a.shape[2], a.device)

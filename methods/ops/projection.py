@@ -55,6 +55,9 @@ class _Project(torch.autograd.Function):
 
 def _times(matrix: Tensor, x: Tensor, padding: Tensor | None) -> Tensor:
     """matrix x: `[1 or H, rank, N]` and `[B, H, N, D]` -> `[B, H, rank, D]`."""
+    if padding is None and len(matrix) == 1 and x.is_contiguous():
+        batched: Tensor = torch.matmul(matrix, x)
+        return batched
     out = torch.empty(*x.shape[:2], matrix.shape[1], x.shape[3], device=x.device, dtype=x.dtype)
     for b, row in enumerate(x):  # a row at a time, so that neither side is copied to be batched
         real = row if padding is None else row.masked_fill(padding[b, :, None], 0.0)
@@ -73,24 +76,40 @@ def _transposed_times(matrix: Tensor, grad: Tensor, padding: Tensor | None) -> T
 
 def _outer(matrix: Tensor, pairs: list[tuple[Tensor, Tensor]], padding: Tensor | None) -> Tensor:
     """The gradient of matrix: the sum of grad x^T over pairs, the batch, and the heads that share a matrix."""
-    groups, _, n = matrix.shape
-    total = torch.empty(matrix.shape, device=matrix.device, dtype=matrix.dtype)
+    room = CACHED_SCORES if matrix.device.type == "cpu" else DEVICE_SCORES
+    by_head = len(pairs[0][0][0]) * matrix.shape[1] * matrix.shape[2] <= room
+    total = torch.zeros_like(matrix, memory_format=torch.contiguous_format)
+    for grad, x in pairs:
+        (_outer_by_row if by_head else _outer_by_column)(total, grad, x, padding, room)
+    return total
+
+
+def _outer_by_row(total: Tensor, grad: Tensor, x: Tensor, padding: Tensor | None, room: int) -> None:
+    """For short sequences: a matrix a head, for one row of the batch at a time, summed in cache."""
+    per_head = torch.empty(grad.shape[1], *total.shape[1:], device=x.device, dtype=x.dtype)
+    for b, row in enumerate(x):
+        real = row if padding is None else row.masked_fill(padding[b, :, None], 0.0)
+        torch.bmm(grad[b], real.transpose(1, 2), out=per_head)
+        total += per_head.view(len(total), -1, *total.shape[1:]).sum(1)
+
+
+def _outer_by_column(total: Tensor, grad: Tensor, x: Tensor, padding: Tensor | None, room: int) -> None:
+    """For long sequences: a stretch of columns at a time, in one product over heads and batch."""
 
     def summed_last(x: Tensor) -> Tensor:
         """`[B, H, n, D]` -> `[groups, n, B * H / groups * D]`."""
-        return x.unflatten(1, (groups, -1)).permute(1, 3, 0, 2, 4).flatten(2)
+        batch, heads, n, dim = x.shape
+        grouped = x.reshape(batch, len(total), heads // len(total), n, dim)
+        return grouped.permute(1, 3, 0, 2, 4).flatten(2)
 
-    grads = torch.cat([summed_last(grad) for grad, _ in pairs], dim=2)
-    room = CACHED_SCORES if matrix.device.type == "cpu" else DEVICE_SCORES
-    step = max(64, room // (groups * grads.shape[2]))
-    for low in range(0, n, step):
+    grads = summed_last(grad)
+    step = max(64, room // (2 * len(total) * grads.shape[2]))
+    for low in range(0, x.shape[2], step):
         own = slice(low, low + step)
-        parts = [x[:, :, own] for _, x in pairs]
+        part = x[:, :, own]
         if padding is not None:
-            parts = [x.masked_fill(padding[:, None, own, None], 0.0) for x in parts]
-        columns = torch.cat([summed_last(x) for x in parts], dim=2)
-        total[:, :, own] = torch.bmm(grads, columns.transpose(1, 2))
-    return total
+            part = part.masked_fill(padding[:, None, own, None], 0.0)
+        total[:, :, own] += torch.bmm(grads, summed_last(part).transpose(1, 2))
 
 
 def block_means(x: Tensor, length: int, count: int, padding: Tensor | None) -> Tensor:
