@@ -83,9 +83,10 @@ class Tile:
 
 
 def tiles(lanes: Lanes, plan: Sequence[Rows], space: Workspace, size: float = 1.0) -> Iterator[Tile]:
-    """Every query block of these lanes once, in groups whose scores fit the cache, or `size` times as many.
+    """Every query block of these lanes once, in groups whose scores fit the cache.
 
-    Groups stay within a lane where a lane fills them: then neighbouring query blocks need no gathering.
+    Where a lane fills a group, groups stay within it, since neighbouring query blocks need no gathering then, and
+    are `size` times as large: their memory is paid for once.
     """
     layout, device = lanes.layout, space.device
     block, blocks = layout.block, layout.blocks
@@ -104,11 +105,13 @@ def tiles(lanes: Lanes, plan: Sequence[Rows], space: Workspace, size: float = 1.
                     yield Tile(block, high - low, queries, None, None, span, heads[span], blocks, space)
             continue
         count = part.keys.shape[2]
-        pairs = max(1, int(count * block**2 / size))
+        pairs = count * block**2
         queries = (start[:, None] + part.rows).flatten()
         keys = (part.keys[first:last].repeat(copies, 1, 1) + start[:, None, None]).view(-1, count)
         owners = heads.repeat_interleave(rows)
         inside = part.first is not None and sum(1 for _ in groups(rows, pairs, device)) > 1
+        if inside:
+            pairs = max(1, int(pairs / size))
         for lane in range(lanes.count if inside else 1):
             for low, high in groups(rows if inside else len(queries), pairs, device):
                 span = slice(lane * rows + low, lane * rows + high)
