@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any, Protocol, runtime_checkable
+
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from methods.base import Attention
+
+
+@runtime_checkable
+class GlobalProjections(Protocol):
+    """A core whose global tokens may have projections of their own (Longformer, section 3.1)."""
+
+    global_projections: bool
+    global_tokens: int
+
+    def global_places(self, n: int, global_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None] | None:
+        """Positions of the global tokens, int64 `[B or 1, G]`, and which count; None: there are none."""
 
 
 class Mixer(nn.Module):
     """Hidden states `[B, N, E]` to `[B, N, E]` with E = heads x head_dim; the same for every method.
 
-    For a method with `shared_qk` only q and v are projected, and q is handed over as k.
+    A core that makes its keys from the queries gets no projection to keys. One that asks for global projections
+    gets a second set, begun as copies of the first; its queries are made at global tokens only.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -18,23 +34,50 @@ class Mixer(nn.Module):
         self.attention = attention
         self.heads = attention.shape.heads
         width = attention.shape.heads * attention.shape.head_dim
-        self.qkv = nn.Linear(width, (2 if attention.capabilities.shared_qk else 3) * width, bias=False)
+        self.shared_qk = attention.capabilities.shared_qk
+        self.qkv = nn.Linear(width, (2 if self.shared_qk else 3) * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
+        self.global_qkv: nn.Linear | None = None
+        if isinstance(attention, GlobalProjections) and attention.global_projections:
+            self.global_qkv = deepcopy(self.qkv)  # no draw: the other parameters are those of a model without
 
-    def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
-        """Mix `[B, N, E]` along N; padding bool `[B, N]`, True at pads."""
-        width = self.qkv.in_features
-        q, *k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(hidden).split(width, dim=-1)
-        )
-        mixed = self.attention(q, k[0] if k else q, v, key_padding_mask=padding)
+    def forward(self, hidden: Tensor, padding: Tensor | None = None, global_mask: Tensor | None = None) -> Tensor:
+        """Mix `[B, N, E]` along N; masks bool `[B, N]`: True at pads, True at global tokens."""
+        parts = [self._split(part) for part in self.qkv(hidden).split(hidden.shape[-1], dim=-1)]
+        q, k, v = parts if len(parts) == 3 else (parts[0], *parts)
+        options: dict[str, Any] = {} if global_mask is None else {"global_mask": global_mask}
+        if self.global_qkv is not None:
+            options["global_qkv"] = self._project_globals(self.global_qkv, hidden, global_mask)
+        mixed = self.attention(q, k, v, key_padding_mask=padding, **options)
         projected: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return projected
 
+    def _split(self, x: Tensor) -> Tensor:
+        """`[B, N, E]` -> `[B, H, N, D]`, a view."""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def _project_globals(
+        self, projection: nn.Linear, hidden: Tensor, global_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Queries `[B, H, G, D]` of the global tokens, keys and values `[B, H, N, D]`; None without globals."""
+        assert isinstance(self.attention, GlobalProjections)
+        places = self.attention.global_places(hidden.shape[1], global_mask)
+        if places is None:
+            return None
+        width = hidden.shape[2]
+        tokens = hidden.take_along_dim(places[0].to(hidden.device)[..., None], dim=1)
+        q = self._split(linear(tokens, projection.weight[:width]))
+        k, v = (self._split(part) for part in linear(hidden, projection.weight[width:]).chunk(2, dim=-1))
+        return q, k, v
+
     def flops(self, batch_size: int, seq_len: int) -> int:
-        """The projections and the attention between them."""
-        projections = 2 * batch_size * seq_len * (self.qkv.weight.numel() + self.out.weight.numel())
-        return projections + self.attention.flops(batch_size, seq_len)
+        """The projections, and the attention between them; globals as many as the method itself makes."""
+        width = self.qkv.in_features
+        projected = (3 if self.shared_qk else 4) * seq_len
+        if self.global_qkv is not None and isinstance(self.attention, GlobalProjections):
+            own = min(self.attention.global_tokens, seq_len)
+            projected += 2 * seq_len + own if own else 0
+        return 2 * batch_size * projected * width**2 + self.attention.flops(batch_size, seq_len)
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
         """Three times the projections, and the attention's own count."""

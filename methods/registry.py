@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "flex": "methods.flex.Flex",
     "topk": "methods.topk.TopK",
     "longformer": "methods.longformer.Longformer",
+    "local": "methods.local.Local",
     "bigbird": "methods.bigbird.BigBird",
     "bigbird_etc": "methods.bigbird.BigBirdETC",
     "linformer": "methods.linformer.Linformer",

@@ -145,6 +145,17 @@ def pieces(like: Tensor, left: int, right: int) -> Iterator[Piece]:
             yield Piece(slice(a, z), Tiles(start, size, rows, 1), Tiles(low, size, high - low, 1), cut)
 
 
+def pairs(n: int, band: Band) -> int:
+    """Scores that `pieces` compute for one head of a sequence of n."""
+    count = 0
+    for residue in range(min(band.dilation, n)):
+        rows = len(range(residue, n, band.dilation))
+        for start in range(0, rows, TILE):
+            size = min(TILE, rows - start)
+            count += size * (min(rows, start + size + band.right) - max(0, start - band.left))
+    return count
+
+
 def merges(x: Tensor) -> bool:
     """Whether the first two dimensions of `[B, H, N, C]` are one in memory."""
     return x.shape[0] == 1 or x.shape[1] == 1 or x.stride(0) == x.shape[1] * x.stride(1)

@@ -55,7 +55,7 @@ def band(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) 
             rows, reach = piece.rows(queries), piece.reach(keys)
             weights = call.space.take("weights", *rows.shape[:2], reach.shape[1])
             weights.copy_(piece.bias)
-            weights.baddbmm_(rows, reach.transpose(1, 2), alpha=call.scale * LOG2_E)
+            multiply_(weights, rows, reach.transpose(1, 2), call.scale * LOG2_E)
             for mask in hide:
                 weights.masked_fill_(piece.reach(mask).transpose(1, 2), -math.inf)
             if call.deep:
@@ -94,7 +94,7 @@ def band_backward(call: Call, given: tuple[Tensor, ...], into: tuple[Tensor, Ten
             product(call, piece.rows(dv), weights, slope, fresh=True)
             product(call, piece.rows(dk), slopes, reach, call.scale, fresh=True)
             share = call.space.take("share", *reach.shape)
-            piece.add_to_reach(dq, share.baddbmm_(slopes.transpose(1, 2), rows, beta=0, alpha=call.scale))
+            piece.add_to_reach(dq, multiply_(share, slopes.transpose(1, 2), rows, call.scale, fresh=True))
 
 
 def columns(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
@@ -103,7 +103,8 @@ def columns(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tenso
         hidden, (queries, result, mass, keys, values) = part
         for own, rows, hide in _blocks(hidden, queries):
             weights = call.space.take("weights", *hide.shape)
-            weights.baddbmm_(keys[own], queries[own, rows].transpose(1, 2), beta=0, alpha=call.scale * LOG2_E)
+            at = queries[own, rows].transpose(1, 2)
+            multiply_(weights, keys[own], at, call.scale * LOG2_E, fresh=True)
             weights.masked_fill_(hide, -math.inf)
             old = mass[own, rows].transpose(1, 2)
             top = torch.maximum(weights.amax(dim=1, keepdim=True), old).clamp_min_(LOW)
@@ -206,7 +207,7 @@ def transposed(
         weights.copy_(floor.transpose(1, 2).expand(shape))
     else:
         torch.add(bias, floor.transpose(1, 2), out=weights)
-    weights.baddbmm_(keys, queries.transpose(1, 2), alpha=call.scale * LOG2_E)
+    multiply_(weights, keys, queries.transpose(1, 2), call.scale * LOG2_E)
     if hidden is not None:
         weights.masked_fill_(hidden, -math.inf)
     exp2_(weights, call.deep)
@@ -215,17 +216,20 @@ def transposed(
 
 
 def product(call: Call, into: Tensor, a: Tensor, b: Tensor, scale: float = 1.0, *, fresh: bool = False) -> None:
-    """into = scale a b if `fresh`, else += that."""
+    """into = scale a b if `fresh`, else += that; torch is fast only into contiguous memory."""
     if into.is_contiguous():
-        into.baddbmm_(a, b, beta=0 if fresh else 1, alpha=scale)
+        multiply_(into, a, b, scale, fresh=fresh)
         return
-    part = call.space.take("part", *into.shape).baddbmm_(
-        a, b, beta=0, alpha=scale
-    )  # fast only into contiguous memory
+    part = multiply_(call.space.take("part", *into.shape), a, b, scale, fresh=True)
     if fresh:
         into.copy_(part)
     else:
         into.add_(part)
+
+
+def multiply_(into: Tensor, a: Tensor, b: Tensor, scale: float, *, fresh: bool = False) -> Tensor:
+    """Contiguous into = scale a b if `fresh`, else += that."""
+    return torch.baddbmm(into, a, b, beta=0 if fresh else 1, alpha=scale, out=into)
 
 
 def exp2_(x: Tensor, deep: bool) -> Tensor:

@@ -63,7 +63,7 @@ class _Windowed(torch.autograd.Function):
             parts.columns(call, q, k, v, out, lse)
         if sink is not None:
             total = torch.logaddexp2(lse, sink[:, None, None] * LOG2_E)
-            out.mul_(torch.exp2(lse - total))
+            out.mul_(torch.exp2(lse - total.masked_fill(total.isneginf(), 0.0)))
             lse = total
         rows_lse = None
         if pattern.rows:

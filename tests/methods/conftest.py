@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "lucidrains_performer": {"features": 24},
     "lucidrains_reformer": {"rounds": 2, "chunk": 4},
     "longformer": {"window": 8, "global_tokens": 2},
+    "local": {"window": 5, "sinks": 2},
     "bigbird": {"block": 4, "random_blocks": 2, "allow_short": True},
     "bigbird_etc": {"block": 4, "global_tokens": 3, "max_distance": 2},
     "flex": {"kernel": "eager"},
