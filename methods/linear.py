@@ -31,7 +31,7 @@ class Linear(Attention):
     NaN or infinity in a query stays in its row, in a key or value it reaches its head (causal: from its chunk on).
     """
 
-    capabilities = Capabilities(decode=True)
+    capabilities = Capabilities(decode=True, position_free=True)
 
     def __init__(
         self,

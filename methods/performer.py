@@ -61,7 +61,7 @@ class Performer(Attention):
     or value it reaches the whole head (causal: from its chunk on).
     """
 
-    capabilities = Capabilities(deterministic=False, decode=True)
+    capabilities = Capabilities(deterministic=False, decode=True, position_free=True)
     budget = "features"
 
     def __init__(

@@ -29,7 +29,7 @@ class TopK(CachedAttention):
     A NaN or infinity in q spoils its row, in k or v rows of its head.
     """
 
-    capabilities = Capabilities(cross=True, decode=True)
+    capabilities = Capabilities(cross=True, decode=True, position_free=True)
     budget = "keys"
 
     def __init__(

@@ -38,6 +38,8 @@ _AXES: Kinds = {
     "task": "text",
     "model": "text",
     "layers": "whole",
+    "reversible": "flag",
+    "ff_chunks": "whole",
     "seq_len": "count",
     "batch_size": "whole",
     "heads": "whole",

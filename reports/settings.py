@@ -21,6 +21,8 @@ _CONTEXT = (
     "task",
     "model",
     "layers",
+    "reversible",
+    "ff_chunks",
     "device",
     "dtype",
     "heads",
@@ -33,7 +35,7 @@ _CONTEXT = (
 #: In training a task brings its own shapes, which therefore do not split a run.
 _OF_TASK = ("task", "level", "seq_len", "batch_size", "heads", "head_dim", "causal", "layers", "model")
 NO_TASK = ("", "none")
-_COUNTED = {"layers": "layer", "heads": "head", "threads": "thread"}
+_COUNTED = {"layers": "layer", "ff_chunks": "feed-forward chunk", "heads": "head", "threads": "thread"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _split(run: Run, table: str, columns: list[str]) -> list[Setting]:
 
 def _describe_all(rows: pd.DataFrame, columns: Sequence[str]) -> str:
     if not bool((rows["level"] == "model").any()):
-        columns = [column for column in columns if column != "layers"]
+        columns = [column for column in columns if column not in ("layers", "reversible", "ff_chunks")]
     parts = [_describe(column, rows[column].iloc[0]) for column in columns]
     return ", ".join(part for part in parts if part)
 
@@ -165,6 +167,7 @@ def _describe(column: str, value: object) -> str:
         "model": f"model {value}",
         "head_dim": f"head dimension {value}",
         "causal": "causal" if value else "bidirectional",
+        "reversible": "reversible" if value else "not reversible",
         "compile": "compiled" if value else "not compiled",
         "batch_size": f"batch {value}",
     }

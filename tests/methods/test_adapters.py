@@ -91,6 +91,7 @@ def test_hf_bigbird_in_training_equals_ours_under_its_plan():
             torch.tensor(at),
             torch.stack([torch.stack([held[i].nonzero()[:, 0] for i in at]) for held in counts]),
             whole,
+            None,
         )
         for at, whole in (([0, 15], True), ([1, 14], False), (list(range(2, 14)), False))
     ]
