@@ -19,7 +19,8 @@ class Run:
 
     def view(self, x: Tensor) -> Tensor:
         """`[..., N, D]` -> `[..., count, width, D]`, a view of x."""
-        return x.narrow(-2, self.start, self.count * self.width).unflatten(-2, (self.count, self.width))
+        rows = x.narrow(-2, self.start, self.count * self.width)
+        return rows.view(*x.shape[:-2], self.count, self.width, x.shape[-1])
 
 
 def runs(length: int, count: int, upto: int | None = None) -> list[Run]:
