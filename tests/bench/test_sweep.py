@@ -164,4 +164,4 @@ def test_a_sweep_killed_half_way_resumes_to_the_same_rows(tmp_path):
 def test_cells_of_a_smoke_line_compose_like_hydra():
     with hydra_context():
         cell = cell_from_config(Composer().compose([*FAST, "method=longformer", "method.window=16"]))
-    assert cell.method.params == {"window": 16, "global_tokens": 1}
+    assert cell.method.params.items() >= {"window": 16, "global_tokens": 1}.items()
