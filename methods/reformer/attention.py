@@ -8,6 +8,7 @@ sees itself only if it sees no other ("Shared-QK Transformer", "Causal masking f
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -76,6 +77,7 @@ class Reformer(Attention):
         self.factors = bucket_factors(2 * -(-shape.seq_len // chunk) if buckets is None else buckets)
         self.rules = Rules(
             chunk=chunk,
+            buckets=math.prod(self.factors),
             back=look_back,
             ahead=look_ahead,
             causal=shape.causal,
@@ -114,7 +116,8 @@ class Reformer(Attention):
         """N_ij int64 `[B, H, N, N]`: in how many rounds query i finds key j (eq. 15)."""
         wide = torch.promote_types(q.dtype, torch.float32)
         buckets = hash_buckets(q.detach(), rotations, self.factors, Workspace(q.device, wide))
-        return multiplicity(buckets, sort_by_bucket(buckets, padding), padding, self.rules)
+        order = sort_by_bucket(buckets, self.rules.buckets, padding)
+        return multiplicity(buckets, order, padding, self.rules)
 
     def dense_reference(
         self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None

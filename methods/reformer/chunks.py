@@ -23,6 +23,7 @@ class Rules:
     """Who sees whom, and the logit's scale: the parameters of Reformer that a forward needs."""
 
     chunk: int
+    buckets: int
     back: int
     ahead: int
     causal: bool
@@ -70,6 +71,9 @@ class Frame:
         chunk = torch.arange(count, device=device)[:, None] * size
         ranks = chunk - self.before + torch.arange(self.span, device=device)
         seen = (ranks % slot < n) if rules.wrap else (ranks >= 0) & (ranks < n)
+        #: Holds differences of positions, chunks (doubled) and buckets (times reach) exactly: int16 where it can.
+        largest = max(n, 2 * count + self.span, rules.buckets * (1 + rules.back + rules.ahead))
+        self.numbers = Workspace(device, torch.int16 if largest < 1 << 15 else dtype)
         self.edges = penalty(~seen, dtype).repeat(heads, 1)
         self.groups = [
             Group(r, *part) for r in range(rounds) for part in groups(self.tiles, size * self.span, device)
@@ -121,7 +125,7 @@ class Chunks:
             self._bucket_of = [self._table(buckets[:, s] * far).flatten() for s in range(rounds)]
 
     def _table(self, numbers: Tensor) -> Tensor:
-        return numbers.to(self.space.dtype)
+        return numbers.to(self.frame.numbers.dtype)
 
     def query_rows(self, group: Group) -> slice:
         """The group's queries among all rows without halo."""
@@ -133,15 +137,11 @@ class Chunks:
         rows = self.query_rows(group)
         return slice(rows.start, rows.stop + self.before + self.after)
 
-    def key_tiles(self, group: Group) -> Tiles:
-        """The key tiles within the group's own `key_rows`."""
-        return Tiles(0, self.size, self.span, group.last - group.first)
-
     def keys(self, table: Tensor, group: Group, name: str) -> Tensor:
         """Rows of `[heads * N, D]` in the group's order, as key tiles `[T, span, D]`."""
         index = self.index[self.key_rows(group)]
         gathered = torch.index_select(table, 0, index, out=self.space.take(name, len(index), table.shape[1]))
-        return self.key_tiles(group).view(gathered)
+        return Tiles(0, self.size, self.span, group.last - group.first).view(gathered)
 
     def queries(self, table: Tensor, group: Group, name: str) -> Tensor:
         """Rows of `[heads * N, D]` in the group's order, as query tiles `[T, m, D]`."""
@@ -166,23 +166,29 @@ class Chunks:
         return torch.baddbmm(scores, q, k.transpose(1, 2), alpha=self.rules.scale * LOG2_E, out=scores)
 
     def _mask(self, scores: Tensor, group: Group) -> None:
-        """Adds MASKED to pairs that do not count. Arithmetic on whole numbers: comparisons are far slower."""
+        """Adds MASKED to pairs that do not count; by arithmetic, as comparisons are far slower."""
         rules, rows = self.rules, self.key_rows(group)
         if self._positions is not None:
             positions = self._positions[rows]
             gap = self._differences(positions, positions, "pairs")
             if not rules.causal:
                 gap.abs_()
-            scores.add_(gap.sub_(1.0).clamp_(-1.0, 0.0), alpha=-MASKED)
+            self._punish(scores, gap.sub_(1))
         if self._bucket_of:
             apart = self._bucket_difference(group.round, rows, "pairs")
-            scores.add_(apart.clamp_(max=1.0), alpha=MASKED)
+            self._punish(scores, apart.neg_())
         if self._chunk_of and group.round > 0:
             nearest = self._distance(0, rows, "pairs")
             for earlier in range(1, group.round):
                 torch.minimum(nearest, self._distance(earlier, rows, "others"), out=nearest)
-            found = nearest.sub_(rules.back + rules.ahead + 1.0).clamp_(-1.0, 0.0)
-            scores.add_(found, alpha=-MASKED)
+            self._punish(scores, nearest.sub_(rules.back + rules.ahead + 1))
+
+    def _punish(self, scores: Tensor, below: Tensor) -> None:
+        """Adds MASKED where `below`, which is overwritten, is negative."""
+        below.clamp_(-1, 0)
+        if below.dtype != scores.dtype:  # an addition of mixed dtypes is slower than a copy and an addition
+            below = self.space.take("pairs", *scores.shape).copy_(below)
+        scores.add_(below, alpha=-MASKED)
 
     def _distance(self, r: int, rows: slice, name: str) -> Tensor:
         """At most back + ahead where round r makes the pair a candidate, at least one more where it does not."""
@@ -202,7 +208,19 @@ class Chunks:
         """`[T, m, span]`: a number of each query row less one of each key row."""
         left = self.inner(queries).view(-1, self.size, 1)
         right = keys.unfold(0, self.span, self.size)[:, None]
-        return torch.sub(left, right, out=self.space.take(name, len(left), self.size, self.span))
+        return torch.sub(left, right, out=self.frame.numbers.take(name, len(left), self.size, self.span))
+
+    def spread(self, x: Tensor, group: Group, shares: Tensor) -> None:
+        """Rows x `[halo and rows, D]` += shares `[T, span, D]` of the keys that a group of tiles saw.
+
+        Groups come in their order: rows that no earlier one reached are written, so that x need not be zero.
+        """
+        rows, count, reach = x[self.key_rows(group)], len(shares), self.before + self.after
+        if group == self.frame.groups[0]:
+            rows[:reach].zero_()
+        rows[reach:].view(count, self.size, -1).copy_(shares[:, reach:])
+        for low in range(0, reach, self.size):
+            rows[low : low + count * self.size].view(count, self.size, -1).add_(shares[:, low : low + self.size])
 
     def fold_halo(self, x: Tensor) -> Tensor:
         """`[halo and rows, D]` of gradients -> those of the rows; with `wrap` the halo's go to its source."""

@@ -53,7 +53,7 @@ class HashedAttention(torch.autograd.Function):
         rows = max(1, SORTED_AT_ONCE // n)
         for part in (slice(b, b + rows) for b in range(0, batch, rows)):
             found = hash_buckets(q[part], rotations, factors, space)
-            order = sort_by_bucket(found, None if padding is None else padding[part])
+            order = sort_by_bucket(found, rules.buckets, None if padding is None else padding[part])
             sorts[0][part] = order
             ranks = torch.arange(n, device=q.device, dtype=torch.int32)
             sorts[1][part].scatter_(-1, order, ranks.expand_as(order))
@@ -214,19 +214,18 @@ def _attend_backward(
         floor.masked_fill_(frame.filler, MASKED)  # no gradient from rows of filler
     slope_at = torch.index_select(delta, 0, chunks.index)
     rows = space.take("rows", frame.total, dim)
-    length = len(chunks.index)
-    key_rows, value_rows = (space.take(name, length, dim).zero_() for name in ("key rows", "value rows"))
+    key_rows, value_rows = (space.take(name, len(chunks.index), dim) for name in ("key rows", "value rows"))
     for group in frame.groups:
         q, g = chunks.queries(tables.q, group, "q"), chunks.queries(grad, group, "g")
         k, v = chunks.keys(tables.k, group, "k"), chunks.keys(tables.v, group, "v")
-        tiles, at, seen = chunks.key_tiles(group), chunks.query_rows(group), chunks.key_rows(group)
+        at, seen = chunks.query_rows(group), chunks.key_rows(group)
         weights = chunks.scores(group, q, k, chunks.inner(floor[seen])).exp2_()
         shares = space.take("shares", *k.shape)
-        tiles.add(value_rows[seen], torch.bmm(weights.transpose(1, 2), g, out=shares))
+        chunks.spread(value_rows, group, torch.bmm(weights.transpose(1, 2), g, out=shares))
         slopes = torch.bmm(g, v.transpose(1, 2), out=space.take("pairs", *weights.shape))
         slopes.sub_(chunks.inner(slope_at[seen]).view(len(q), -1, 1)).mul_(weights)
         torch.bmm(slopes, k, out=rows[at].view(len(q), -1, dim))
-        tiles.add(key_rows[seen], torch.bmm(slopes.transpose(1, 2), q, out=shares))
+        chunks.spread(key_rows, group, torch.bmm(slopes.transpose(1, 2), q, out=shares))
     dk = _sum_rounds(chunks.fold_halo(key_rows), chunks.where)
     # through k = q / |q|: what lies along k has no effect
     along = torch.mul(tables.k, dk, out=space.take("product", *dk.shape)).sum(dim=-1, keepdim=True)

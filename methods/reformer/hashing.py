@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def hash_buckets(x: Tensor, rotations: Tensor, factors: tuple[int, ...], space: 
     step = max(1, room // (heads * rounds * width))
     for start in range(0, batch * n, step):
         part = rows[:, start : start + step]
-        rotated = torch.bmm(part, flat, out=space.take("rotated", heads, part.shape[1], rounds * width))
+        rotated = torch.bmm(part, flat, out=space.take("scores", heads, part.shape[1], rounds * width))
         split = rotated.view(heads, -1, rounds, width)
         split.view(integer).bitwise_and_(~low).bitwise_or_(place)
         halves = torch.split(split, [factor // 2 for factor in factors], dim=-1)
@@ -77,11 +78,14 @@ def _argmax(packed: Tensor, low: int, integer: torch.dtype) -> Tensor:
     return torch.where(positive, place, place + half)
 
 
-def sort_by_bucket(buckets: Tensor, padding: Tensor | None) -> Tensor:
-    """Positions int64 `[B, H, R, N]` in the order of (bucket, position); padding bool `[B, N]` comes last.
+def sort_by_bucket(buckets: Tensor, many: int, padding: Tensor | None) -> Tensor:
+    """Positions int64 `[B, H, R, N]` in the order of (bucket below `many`, position); padding bool `[B, N]` last.
 
     Padding has a bucket of its own behind all others, as in trax and Hugging Face.
     """
     if padding is not None:
-        buckets = buckets.masked_fill(padding[:, None, None], torch.iinfo(buckets.dtype).max)
+        last = torch.iinfo(torch.int16 if many < 1 << 15 else buckets.dtype).max
+        buckets = buckets.masked_fill(padding[:, None, None], last)
+    if buckets.device.type == "cpu" and many < 1 << 15:  # numpy sorts 16-bit numbers by radix, five times as fast
+        return torch.from_numpy(np.argsort(buckets.to(torch.int16).numpy(), axis=-1, kind="stable"))
     return torch.sort(buckets, dim=-1, stable=True).indices

@@ -39,7 +39,7 @@ def found_pairs(method: Reformer, q: torch.Tensor) -> list[list[list[list[int]]]
     """By loops: `[b][h][i]` -> every j that i may see, once for each time that a round holds the pair."""
     rules, n = method.rules, q.shape[-2]
     buckets = hash_buckets(q, method.frozen, method.factors, Workspace(q.device, q.dtype))
-    orders = sort_by_bucket(buckets, None)
+    orders = sort_by_bucket(buckets, 999, None)
     pairs = [[[[] for _ in range(n)] for _ in range(q.shape[1])] for _ in range(q.shape[0])]
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):

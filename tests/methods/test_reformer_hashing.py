@@ -101,7 +101,7 @@ def test_r1_every_head_and_round_has_its_own_rotation():
 
 def test_r5_sorts_by_bucket_then_position():
     buckets = torch.randint(0, 5, (2, 2, 3, 40), generator=seeded(), dtype=torch.int32)
-    order = sort_by_bucket(buckets, None)
+    order = sort_by_bucket(buckets, 999, None)
     for index in torch.cartesian_prod(*(torch.arange(s) for s in (2, 2, 3))).tolist():
         row = buckets[tuple(index)].tolist()
         assert order[tuple(index)].tolist() == sorted(range(40), key=lambda i: (row[i], i))
@@ -113,9 +113,9 @@ def test_r15_padding_sorts_behind_every_bucket():
     buckets = torch.randint(0, 5, (2, 1, 3, 20), generator=seeded(), dtype=torch.int32)
     padding = torch.zeros(2, 20, dtype=torch.bool)
     padding[0, [0, 7, 19]] = True
-    order = sort_by_bucket(buckets, padding)
+    order = sort_by_bucket(buckets, 999, padding)
     assert order[0, 0, :, -3:].tolist() == [[0, 7, 19]] * 3
-    assert torch.equal(order[1], sort_by_bucket(buckets, None)[1])
+    assert torch.equal(order[1], sort_by_bucket(buckets, 999, None)[1])
 
 
 @pytest.mark.parametrize(
