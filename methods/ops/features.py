@@ -58,11 +58,15 @@ def log_positive_features(x: Tensor, projection: Tensor) -> Tensor:
 
 
 class Projected(NamedTuple):
-    """A block of rows x `[g, c, dim]`, W x for it `[g, c, width]`, and |x|^2 `[g, c]` where the map needs it."""
+    """A block of rows x `[g, c, dim]`, W x for it `[g, c, width]`, and |x|^2 `[g, c]` where the map needs it.
+
+    Features go into `out`, of the shape of `values` and, unless W x is x itself, the same memory.
+    """
 
     x: Tensor
     values: Tensor
     squares: Tensor | None
+    out: Tensor
 
 
 class FeatureMap:
@@ -87,41 +91,43 @@ class FeatureMap:
         self.floor = floor
 
     def project(self, x: Tensor, space: Workspace, name: str) -> Projected:
-        """W x, in the workspace's memory of that name, where `evaluate` then puts the features."""
+        """W x, and the workspace's memory of that name, where `evaluate` puts the features."""
         g, c, _ = x.shape
         out = space.take(name, g, c, self.width)
-        if self.columns is None:
-            torch.mul(x, self.scale, out=out)
-        else:
+        if self.columns is not None:
             torch.bmm(x, self.columns.expand(g, -1, -1), out=out)
-        return Projected(x, out, None)
+        elif self.scale == 1:
+            return Projected(x, x, None, out)
+        else:
+            torch.mul(x, self.scale, out=out)
+        return Projected(x, out, None, out)
 
     def level(self, rows: Projected) -> Tensor | None:
         """Logarithm of the largest feature (or a bound of it) of each row, `[g, c]`; None if not `levelled`."""
         return None
 
     def evaluate(self, rows: Projected, shift: Tensor | None, space: Workspace) -> Tensor:
-        """phi(x) exp(-shift), shift `[g, c]`, `[g, 1]` or None, without the floor, in place of the projection."""
+        """phi(x) exp(-shift), shift `[g, c]`, `[g, 1]` or None, into `rows.out`, without the floor."""
         raise NotImplementedError
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
-        """Gradient of W x from that of phi, the shift held constant; may overwrite `grad`, not phi."""
+        """Gradient of W x from that of phi, the shift held constant; may overwrite both."""
         raise NotImplementedError
 
     def pull(self, x: Tensor, phi: Tensor, grad: Tensor, space: Workspace) -> Tensor:
-        """Gradient of x `[g, c, dim]`, in the workspace's memory, from that of phi; may overwrite `grad`."""
+        """Gradient of x `[g, c, dim]`, in the workspace's memory, from that of phi; may overwrite both."""
         slopes = self.slopes(phi, grad)
-        out = space.take("pulled", *x.shape)
         if self.weight is None:
-            torch.mul(slopes, self.scale, out=out)
+            out = slopes if self.scale == 1 else slopes.mul_(self.scale)
         else:
+            out = space.take("pulled", *x.shape)
             torch.bmm(slopes, self.weight.expand(slopes.shape[0], -1, -1), out=out)
         if self.norm:
             out.addcmul_(x, self.growth(phi, grad, slopes)[..., None], value=2 * self.norm)
         return out
 
     def growth(self, phi: Tensor, grad: Tensor, slopes: Tensor) -> Tensor:
-        """Gradient of a row's logarithmic scale `[g, c]`, phi . grad, with `grad` as `slopes` left it."""
+        """Gradient of a row's logarithmic scale `[g, c]`, phi . grad, as `slopes` left them."""
         raise NotImplementedError
 
 
@@ -130,37 +136,24 @@ class Exponential(FeatureMap):
 
     levelled = True
 
-    def __init__(self, dim: int, projection: Tensor, scale: float, norm: float = 0.0, floor: float = 0.0) -> None:
-        super().__init__(dim, projection, scale, norm, floor)
-        cpu = projection.device.type == "cpu"
-        self.reach = float((projection * scale).norm(dim=1).max()) if cpu else None
-
     def project(self, x: Tensor, space: Workspace, name: str) -> Projected:
-        """W x and |x|^2."""
-        needed = self.norm != 0 or self.reach is not None
-        squares = torch.linalg.vector_norm(x, dim=-1).square_() if needed else None
-        return super().project(x, space, name)._replace(squares=squares)
+        """W x, and |x|^2 where it counts."""
+        projected = super().project(x, space, name)
+        if not self.norm:
+            return projected
+        return projected._replace(squares=torch.linalg.vector_norm(x, dim=-1).square_())
 
     def level(self, rows: Projected) -> Tensor:
         """The largest exponent of each row."""
         top = rows.values.amax(dim=-1)
-        return top if not self.norm or rows.squares is None else top.add_(rows.squares, alpha=self.norm)
+        return top if rows.squares is None else top.add_(rows.squares, alpha=self.norm)
 
     def evaluate(self, rows: Projected, shift: Tensor | None, space: Workspace) -> Tensor:
         """Exponents are held above `smallest_exponent`: a CPU's exp and products are slow on underflow."""
         assert shift is not None
-        lowest = smallest_exponent(space.dtype)
-        deep = self.reach is not None
-        if self.reach is not None and rows.squares is not None:
-            # a bound from the norms spares most blocks a pass
-            largest = float(rows.squares.max())
-            deep = not self.norm * largest - self.reach * math.sqrt(largest) - float(shift.max()) > lowest
-        if self.norm and rows.squares is not None:
+        if rows.squares is not None:
             shift = torch.sub(shift, rows.squares, alpha=self.norm)
-        rows.values.sub_(shift[..., None])
-        if deep:
-            rows.values.clamp_min_(lowest)
-        return rows.values.exp_()
+        return rows.values.sub_(shift[..., None]).clamp_min_(smallest_exponent(space.dtype)).exp_()
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
         """An exponential is its own derivative."""
@@ -185,7 +178,7 @@ class Trigonometric(FeatureMap):
         g, c, _ = x.shape
         out = space.take(name, g, c, self.width)
         out[..., : self.width // 2] = torch.bmm(x, self.columns.expand(g, -1, -1))
-        return Projected(x, out, x.square().sum(dim=-1))
+        return Projected(x, out, x.square().sum(dim=-1), out)
 
     def level(self, rows: Projected) -> Tensor | None:
         """What the norm contributes; cosines and sines reach 1."""
@@ -215,11 +208,11 @@ class Rectified(FeatureMap):
 
     def evaluate(self, rows: Projected, shift: Tensor | None, space: Workspace) -> Tensor:
         """No exponent, no shift."""
-        return rows.values.clamp_min_(0.0)
+        return torch.clamp_min(rows.values, 0.0, out=rows.out)
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
         """1 where the feature is positive."""
-        return grad.mul_(phi.sign())
+        return grad.mul_(phi.sign_())
 
 
 class Elu(FeatureMap):
@@ -229,11 +222,11 @@ class Elu(FeatureMap):
         """exp(min(x, 0)) + max(x, 0), which unlike elu(x) + 1 keeps the digits of small features."""
         powers = space.take("powers", *rows.values.shape)
         torch.clamp(rows.values, smallest_exponent(space.dtype), 0.0, out=powers).exp_()
-        return rows.values.clamp_min_(0.0).add_(powers)
+        return torch.clamp_min(rows.values, 0.0, out=rows.out).add_(powers)
 
     def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
         """exp(x) below 0, 1 above: the feature itself, at most 1."""
-        return grad.mul_(phi.clamp_max(1.0))
+        return grad.mul_(phi.clamp_max_(1.0))
 
 
 def smallest_exponent(dtype: torch.dtype) -> float:

@@ -31,14 +31,14 @@ def spread(n: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def room(width: int, device: torch.device) -> int:
-    """Rows of a block whose features of this width fit the cache."""
-    return max(1, (CACHED_SCORES if device.type == "cpu" else DEVICE_SCORES) // width)
+def room(width: int, dim: int, device: torch.device) -> int:
+    """Rows of a block whose features of this width fit the cache, next to their q, k, v and out of `dim` each."""
+    return max(1, (CACHED_SCORES if device.type == "cpu" else DEVICE_SCORES) // max(width, 4 * dim))
 
 
 def blocks(heads: int, n: int, rows: int) -> tuple[list[slice], int]:
-    """(groups of heads, tokens a stretch) of `rows` rows a block; two heads at least, one for each core."""
-    together = max(min(2, heads), min(heads, rows // n))
+    """(groups of heads, tokens a stretch) of `rows` rows a block; two heads a thread, if there are."""
+    together = min(heads, max(2 * torch.get_num_threads(), rows // n))
     return spread(heads, together), spread(n, rows // together)[0].stop
 
 
@@ -105,7 +105,7 @@ class _Bidirectional(torch.autograd.Function):
         kept = any(ctx.needs_input_grad)
         states = mass.new_empty(batch * heads if kept else 0, dim + 1, keys.width)
         tops = mass.new_empty(batch * heads)
-        rows, first = room(keys.width, q.device), 0
+        rows, first = room(keys.width, q.shape[-1], q.device), 0
         for own, (qs, ks, vs, masses, outs) in slabs(padding, rows, q, k, v, mass, out):
             groups, size = blocks(qs.shape[0], n, rows)
             for hs in groups:
@@ -127,7 +127,7 @@ class _Bidirectional(torch.autograd.Function):
         queries, keys = ctx.maps
         space = Workspace(q.device, mass.dtype)
         grads = [torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v)]
-        rows, first = room(keys.width, q.device), 0
+        rows, first = room(keys.width, q.shape[-1], q.device), 0
         for own, parts in slabs(padding, rows, q, k, v, mass, out, grad, *grads):
             groups, size = blocks(parts[0].shape[0], q.shape[2], rows)
             for hs in groups:
@@ -154,7 +154,8 @@ def _sum_keys(
         if level is not None:
             level = level if absent is None else level.masked_fill_(absent, LOW)
             raised = torch.maximum(top, level.amax(dim=1, keepdim=True))
-            state.mul_((top - raised).exp_()[..., None])
+            if top.device.type != "cpu" or not torch.equal(raised, top):  # elsewhere asking costs more than doing
+                state.mul_((top - raised).exp_()[..., None])
             top = raised
         phi = keys.evaluate(projected, shift_of(top, absent, keys), space)
         wide = with_ones(values.to(space.dtype), absent, space)
@@ -186,7 +187,7 @@ def _attend(
         own_mass.copy_(total[:, 0])
         torch.div(rows, total.transpose(1, 2), out=own_out)
     empty = mass == 0
-    if mass.device.type != "cpu" or bool(empty.any()):  # elsewhere asking costs more than doing
+    if mass.device.type != "cpu" or bool(empty.any()):
         out.masked_fill_(empty[..., None], 0.0)
         mass.masked_fill_(empty, 1.0)
 

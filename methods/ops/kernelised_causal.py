@@ -131,7 +131,7 @@ class _Causal(torch.autograd.Function):
         batch, heads, n, dim = v.shape
         out = torch.empty(v.shape, device=v.device, dtype=v.dtype)
         mass, runs = torch.empty(2, batch, heads, n, device=v.device, dtype=space.dtype)
-        rows = room(keys.width, q.device)
+        rows = room(keys.width, q.shape[-1], q.device)
         for absent, parts in slabs(padding, rows, q, k, v, mass, runs, out):
             for hs in spread(parts[0].shape[0], max(2, rows // CHUNK)):
                 own = [None if x is None else x[hs] for x in (absent, *parts)]
@@ -162,7 +162,7 @@ class _Causal(torch.autograd.Function):
         queries, keys = ctx.maps
         space = Workspace(q.device, mass.dtype)
         grads = [torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v)]
-        rows = room(keys.width, q.device)
+        rows = room(keys.width, q.shape[-1], q.device)
         runs = mass if runs is None else runs  # of no use then, but as long
         for absent, parts in slabs(padding, rows, q, k, v, grad, out, mass, runs, *grads):
             for hs in spread(parts[0].shape[0], max(2, rows // CHUNK)):
