@@ -182,3 +182,13 @@ def strands(heads: Sequence[Heads], *xs: Tensor) -> Iterator[tuple[Band, list[Te
             parts = [x[:, own.first : own.last, residue :: own.band.dilation] for x in xs]
             for _, views in lanes(*parts):
                 yield own.band, views
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """`[B, H, N, C]` at positions int64 `[B or 1, G]` -> `[B, H, G, C]`."""
+    return x.take_along_dim(index[:, None, :, None], dim=2)
+
+
+def scatter(into: Tensor, index: Tensor, values: Tensor) -> None:
+    """The transpose of `gather`: into `[B, H, N, C]` += values `[B, H, G, C]` where they came from."""
+    into.scatter_add_(2, index[:, None, :, None].expand_as(values), values)

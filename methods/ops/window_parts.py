@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.ops.bands import Pattern, lanes, pieces, strands
+from methods.ops.bands import Pattern, gather, lanes, pieces, scatter, strands
 from methods.ops.tiles import LOG2_E, Workspace, attend, groups
 
 LOW = -1e30
@@ -24,6 +24,9 @@ LOW = -1e30
 
 SHALLOW = 40.0
 """Logits up to this size, in units of ln 2, need no maximum taken off: the weights stay normal numbers."""
+
+SAMPLE = 64
+"""Rows a head whose norms tell whether it is worth trying without."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,34 @@ class Call:
     pattern: Pattern
     scale: float
     deep: bool
-    """Whether logits may be larger than `SHALLOW`."""
+    """Whether logits may be large, so that weights need a maximum taken off and may underflow."""
     space: Workspace
 
 
-def deep(q: Tensor, k: Tensor, scale: float) -> bool:
-    """Whether logits may exceed `SHALLOW`, by |q| |k|; true on accelerators, which would have to wait for it."""
+def deep(q: Tensor, k: Tensor, scale: float, rows: int) -> bool:
+    """Whether |q| |k| of so many rows a head allows logits beyond `SHALLOW`; accelerators do not wait to know."""
     if q.device.type != "cpu":
         return True
-    bound = torch.linalg.vector_norm(q, dim=-1).max() * torch.linalg.vector_norm(k, dim=-1).max()
-    return not bool(bound * (scale * LOG2_E) <= SHALLOW)
+    step = max(1, q.shape[2] // rows)
+    longest = [torch.linalg.vector_norm(x[:, :, ::step], dim=-1).max() for x in (q, k)]
+    return not bool(longest[0] * longest[1] * (scale * LOG2_E) <= SHALLOW)
 
 
-def band(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
-    """Fills out and lse with the softmax over the band."""
+def band(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> Call:
+    """Fills out and lse with the softmax over the band. Returns the call, deep if logits proved to be large.
+
+    Without padding every row sees itself, so that its logsumexp tells whether sums overflowed or vanished; a
+    row without a key would look the same, so that with padding all norms are looked at before.
+    """
+    call = replace(call, deep=deep(q, k, call.scale, SAMPLE if call.pattern.padding is None else q.shape[2]))
+    _fill_band(call, q, k, v, out, lse)
+    if not call.deep and call.pattern.padding is None and not bool((lse.abs() <= 1.5 * SHALLOW).all()):
+        call = replace(call, deep=True)
+        _fill_band(call, q, k, v, out, lse)
+    return call
+
+
+def _fill_band(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
     hidden = _hidden_keys(call.pattern, q)
     for own, (queries, keys, values, result, mass, *hide) in strands(
         call.pattern.heads, q, k, v, out, lse, *hidden
@@ -249,16 +266,6 @@ def dots(call: Call, grad: Tensor, out: Tensor) -> Tensor:
     return delta
 
 
-def gather(x: Tensor, index: Tensor) -> Tensor:
-    """`[B, H, N, C]` at positions int64 `[B or 1, G]` -> `[B, H, G, C]`."""
-    return x.take_along_dim(index[:, None, :, None], dim=2)
-
-
-def scatter(into: Tensor, index: Tensor, values: Tensor) -> None:
-    """The transpose of `gather`: into `[B, H, N, C]` += values `[B, H, G, C]` where they came from."""
-    into.scatter_add_(2, index[:, None, :, None].expand_as(values), values)
-
-
 def _hidden_keys(pattern: Pattern, q: Tensor) -> list[Tensor]:
     """[bool `[B, H, N, 1]`, True at padding], or nothing."""
     if pattern.padding is None:
@@ -283,8 +290,9 @@ def _of_lanes(mask: Tensor, batch: slice, count: int) -> Tensor:
 
 
 def _blocks(hidden: Tensor, queries: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(lanes, rows, bool `[lanes, G, rows]`) of stretches whose scores against G keys fit the cache."""
-    for low, high in groups(queries.shape[1], 2 * hidden.shape[1], queries.device):
-        for a, z in groups(queries.shape[0], 2 * hidden.shape[1] * (high - low), queries.device):
+    """(lanes, rows, bool `[lanes, G, rows]`) of stretches that fit the cache with their scores."""
+    keys, dim = hidden.shape[1], queries.shape[2]
+    for low, high in groups(queries.shape[1], 2 * keys, queries.device):
+        for a, z in groups(queries.shape[0], (keys + dim) * (high - low) // 2, queries.device):
             hide = hidden[a:z] if hidden.shape[0] > 1 else hidden
             yield slice(a, z), slice(low, high), hide[..., low:high].expand(z - a, -1, -1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from methods.ops import window_parts as parts
-from methods.ops.bands import Pattern, merges, worth_merging
+from methods.ops.bands import Pattern, gather, merges, scatter, worth_merging
 from methods.ops.tiles import LOG2_E, Workspace
 
 
@@ -55,10 +55,9 @@ class _Windowed(torch.autograd.Function):
         ctx.dtypes = [None if x is None else x.dtype for x in given]
         q, k, v = _ready(q), _ready(k), _ready(v)
         sink, *own = (None if x is None else _ready(x) for x in given[3:])
-        deep = parts.deep(q, k, q.shape[-1] ** -0.5)
-        call = parts.Call(pattern, q.shape[-1] ** -0.5, deep, Workspace(q.device, q.dtype))
+        call = parts.Call(pattern, q.shape[-1] ** -0.5, True, Workspace(q.device, q.dtype))
         out, lse = q.new_empty(q.shape), q.new_empty((*q.shape[:3], 1))
-        parts.band(call, q, k, v, out, lse)
+        call = parts.band(call, q, k, v, out, lse)
         if pattern.shared is not None:
             parts.columns(call, q, k, v, out, lse)
         if sink is not None:
@@ -70,7 +69,7 @@ class _Windowed(torch.autograd.Function):
             row, slot, position = pattern.places(q.shape[0])
             result, rows_lse = parts.rows(call, *_row_inputs(pattern, q, k, v, own))
             out[row, :, position] = result[row, :, slot]
-        ctx.pattern, ctx.deep = pattern, deep
+        ctx.pattern, ctx.deep = pattern, call.deep
         ctx.save_for_backward(q, k, v, sink, *own, out, lse, rows_lse)
         return out.to(given[0].dtype)
 
@@ -82,7 +81,7 @@ class _Windowed(torch.autograd.Function):
         grad = _ready(grad)
         call = parts.Call(pattern, q.shape[-1] ** -0.5, ctx.deep, Workspace(q.device, q.dtype))
         floor, delta = lse.masked_fill(lse.isneginf(), 0.0).neg_(), parts.dots(call, grad, out)
-        rows_delta = parts.gather(delta, pattern.index) if pattern.rows else None
+        rows_delta = gather(delta, pattern.index) if pattern.rows else None
         if pattern.rows:  # as local rows these weigh nothing
             row, _, position = pattern.places(q.shape[0])
             floor[row, :, position] = -torch.inf
@@ -99,7 +98,7 @@ class _Windowed(torch.autograd.Function):
             separate = own[0] is not None
             inputs = (
                 *_row_inputs(pattern, q, k, v, own),
-                parts.gather(grad, pattern.index),
+                gather(grad, pattern.index),
                 rows_lse,
                 rows_delta,
             )
@@ -108,7 +107,7 @@ class _Windowed(torch.autograd.Function):
             if separate:
                 down = (dqg, *into)
             else:
-                parts.scatter(dq, pattern.index, dqg)
+                scatter(dq, pattern.index, dqg)
         grads = zip((dq, dk, dv, dsink, *down), ctx.dtypes, strict=True)
         return *(None if x is None else x.to(dtype) for x, dtype in grads), None
 
@@ -127,5 +126,5 @@ def _row_inputs(
     """What the shared rows attend with: projections of their own, or those of all rows."""
     queries, keys, values = own
     if queries is None or keys is None or values is None:
-        return parts.gather(q, pattern.index), k, v
+        return gather(q, pattern.index), k, v
     return queries, keys, values

@@ -81,7 +81,7 @@ def test_large_logits_take_the_maximum_off(size, shared):
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 260, 16) for _ in "qkv")
     q *= size
-    assert deep(q, k, 0.25) == (size > 1)
+    assert deep(q, k, 0.25, 260) == (size > 1)
     pattern = Pattern((Heads(0, 2, Band(20, 20)),), shared=shared, rows=shared is not None)
     leaves = [x.requires_grad_() for x in (q, k, v)]
     wide = [x.detach().double().requires_grad_() for x in leaves]
@@ -91,6 +91,25 @@ def test_large_logits_take_the_maximum_off(size, shared):
     grads = torch.autograd.grad(found, leaves, weight), torch.autograd.grad(wanted, wide, weight.double())
     for a, b in zip(*grads, strict=True):
         assert float((a - b).abs().max()) < 1e-5 * size * float(b.abs().max().clamp_min(1))
+
+
+@pytest.mark.parametrize("size", [-1.0, 1.0])
+def test_a_large_logit_between_the_sampled_rows_is_found(size):
+    """Rows of great length, which a look at every fourth row misses: their sums overflow or vanish."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 1, 260, 16) for _ in "qkv")
+    q[:, :, 102] = 40.0
+    k[:, :, 101:103] = 40.0 * size
+    assert not deep(q, k, 0.25, 64)
+    pattern = Pattern((Heads(0, 1, Band(1, 0)),))
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    wide = [x.detach().double().requires_grad_() for x in leaves]
+    found, wanted = windowed_attention(*leaves, pattern), dense(*wide, pattern)
+    assert float((found - wanted).detach().abs().max()) < 1e-4
+    weight = torch.randn_like(found)
+    grads = torch.autograd.grad(found, leaves, weight), torch.autograd.grad(wanted, wide, weight.double())
+    for a, b in zip(*grads, strict=True):
+        assert float((a - b).abs().max()) < 1e-3 * float(b.abs().max())
 
 
 def test_many_globals_go_through_in_blocks(monkeypatch):
