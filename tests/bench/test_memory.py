@@ -6,6 +6,9 @@ from bench import isolate
 from bench.measure import memory
 from tests.bench.conftest import make_cell, misbehaving
 
+SLACK = 0.25
+"""MiB: Linux counts resident pages in batches of 32 a core, so its marks lag by that much on a busy machine."""
+
 LINUX_GLIBC = memory.choose("cpu", "auto") == "high_water"
 
 
@@ -26,7 +29,7 @@ def test_a_known_buffer(mib, way):
     """Buffers of `mib` and half of it, freed before the output, a clone of q, is made."""
     options = [f"+method.mib={mib}", f"measure.memory_way={way}", "seq_len=1024"]
     found = peak(misbehaving("Allocates", *options)[0].cell, way)
-    assert found["peak_mib"] == pytest.approx(mib, rel=0.02)
+    assert found["peak_mib"] == pytest.approx(mib, rel=0.02, abs=SLACK)
     assert found["inputs_mib"] == pytest.approx(3 * 2 * 1024 * 8 * 4 / 2**20)
 
 
@@ -35,7 +38,7 @@ def test_materialised_softmax(way):
     """Scores, the scaled scores, and the softmax: two of N x N at a time, and the output at the end."""
     cell = make_cell("method=full", "heads=2", "head_dim=64", "seq_len=2048", f"measure.memory_way={way}")
     scores, _out = 2 * 2048**2 * 4 / 2**20, 2 * 2048 * 64 * 4 / 2**20
-    assert peak(cell, way)["peak_mib"] == pytest.approx(2 * scores, rel=0.02)
+    assert peak(cell, way)["peak_mib"] == pytest.approx(2 * scores, rel=0.02, abs=SLACK)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -45,7 +48,7 @@ def test_flash_attention_holds_no_scores(way):
     cell = make_cell(*line.split(), f"measure.memory_way={way}")
     out, lse = 4 * 8192 * 64 * 4 / 2**20, 4 * 8192 * 4 / 2**20
     tiles = (256 * 512 + 2 * 256 + 256 * 64) * 4 / 2**20
-    assert peak(cell, way)["peak_mib"] == pytest.approx(out + lse + tiles, rel=0.02)
+    assert peak(cell, way)["peak_mib"] == pytest.approx(out + lse + tiles, rel=0.02, abs=SLACK)
 
 
 @pytest.mark.skipif(not LINUX_GLIBC, reason="the high-water mark needs Linux and glibc")
