@@ -133,7 +133,7 @@ class _Causal(torch.autograd.Function):
         mass, runs = torch.empty(2, batch, heads, n, device=v.device, dtype=space.dtype)
         rows = room(keys.width, q.shape[-1], q.device)
         for absent, parts in slabs(padding, rows, q, k, v, mass, runs, out):
-            for hs in spread(parts[0].shape[0], max(2, rows // CHUNK)):
+            for hs in spread(parts[0].shape[0], _together(rows, q.shape[2])):
                 own = [None if x is None else x[hs] for x in (absent, *parts)]
                 state = space.take("state", hs.stop - hs.start, dim + 1, keys.width).zero_()
                 top = state.new_full((state.shape[0], 1), LOW)
@@ -165,7 +165,7 @@ class _Causal(torch.autograd.Function):
         rows = room(keys.width, q.shape[-1], q.device)
         runs = mass if runs is None else runs  # of no use then, but as long
         for absent, parts in slabs(padding, rows, q, k, v, grad, out, mass, runs, *grads):
-            for hs in spread(parts[0].shape[0], max(2, rows // CHUNK)):
+            for hs in spread(parts[0].shape[0], _together(rows, q.shape[2])):
                 own = [x[hs] for x in parts]
                 tops = _tops(own[6], CHUNK)
                 cut = pieces(CHUNK, None if absent is None else absent[hs], *own)
@@ -174,6 +174,11 @@ class _Causal(torch.autograd.Function):
                 _pull_queries(chunks, state.zero_(), queries, keys, space)
                 _pull_keys(chunks, state.zero_(), queries, keys, space)
         return *grads, None, None, None
+
+
+def _together(rows: int, n: int) -> int:
+    """Heads whose chunks are done at once; two a thread at least."""
+    return max(2 * torch.get_num_threads(), rows // min(CHUNK, n))
 
 
 def _square(space: Workspace, x: Tensor, name: str) -> Tensor:
