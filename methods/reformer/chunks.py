@@ -111,7 +111,7 @@ class Chunks:
         #: The token, counted over all heads, of each row, with the halo at both ends.
         self.index = flat if frame.halo is None else flat[frame.halo]
         #: `[heads * N, rounds]`: the row of every token in every round, not counting the halo.
-        self.where = (rank + frame.first_row).transpose(1, 2).reshape(frame.heads * n, rounds)
+        self.where = (rank + frame.first_row).transpose(1, 2).reshape(frame.heads * n, rounds).contiguous()
         #: bool `[heads * N, 1]` or None.
         self.padding = None if padding is None else padding.reshape(-1, 1)
         self._padded = None if padding is None else penalty(padding.flatten(), space.dtype)[self.index]

@@ -161,6 +161,8 @@ class Tables:
 
 def _sum_rounds(rows: Tensor, where: Tensor) -> Tensor:
     """`[rounds * rows, D]` -> `[U * N, D]`: each token's rows of all rounds, back in its place, summed."""
+    if where.shape[1] == 1:
+        return torch.index_select(rows, 0, where[:, 0])
     summed: Tensor = F.embedding_bag(where, rows, mode="sum")
     return summed
 
@@ -178,7 +180,7 @@ def _attend(tables: Tables, chunks: Chunks, out: Tensor, lse: Tensor) -> None:
         weights = chunks.scores(group, q, k, chunks.inner(floor[chunks.key_rows(group)])).exp2_()
         torch.sum(weights, dim=-1, out=mass[at].view(len(q), -1))
         torch.bmm(weights, v, out=rows[at].view(len(q), -1, dim))
-    total = _sum_rounds(mass[:, None], chunks.where)
+    total = torch.index_select(mass, 0, chunks.where.view(-1)).view(chunks.where.shape).sum(dim=1, keepdim=True)
     alone = total == 0
     torch.mul(_sum_rounds(rows, chunks.where), total.masked_fill(alone, 1.0).reciprocal_(), out=out)
     if bool(alone.any()):
