@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from methods.base import Attention, Capabilities, Mode, Shape, Unsupported
-from methods.ops.dense import allowed_keys, both, causal_mask, dense_attention
+from methods.ops.dense import allowed_pairs, dense_attention
 
 Kernel = Literal["auto", "compiled", "eager"]
 
@@ -81,9 +81,7 @@ class Flex(Attention):
         self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None
     ) -> Tensor:
         """Masked softmax over the N x N scores."""
-        mask = allowed_keys(key_padding_mask)
-        if self.shape.causal:
-            mask = both(mask, causal_mask(q.shape[-2], q.device))
+        mask = allowed_pairs(q.shape[-2], self.shape.causal, key_padding_mask, q.device)
         return dense_attention(q, k, v, mask)
 
     def flops(self, batch_size: int, seq_len: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from methods.base import Capabilities, Shape
 from methods.ops.cache import CachedAttention
-from methods.ops.dense import allowed_keys, both, causal_mask, dense_attention
+from methods.ops.dense import allowed_keys, allowed_pairs, dense_attention
 from methods.ops.fused import Kernel, fused_attention
 
 MASKED_ROWS = 256
@@ -66,9 +66,7 @@ class SDPA(CachedAttention):
         self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None
     ) -> Tensor:
         """Masked softmax over the N x N scores."""
-        mask = allowed_keys(key_padding_mask)
-        if self.shape.causal:
-            mask = both(mask, causal_mask(q.shape[-2], q.device))
+        mask = allowed_pairs(q.shape[-2], self.shape.causal, key_padding_mask, q.device)
         return dense_attention(q, k, v, mask)
 
     def flops(self, batch_size: int, seq_len: int) -> int:

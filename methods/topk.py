@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from methods.base import Capabilities, Mode, PerLayer, Shape
 from methods.ops.cache import CachedAttention
-from methods.ops.dense import allowed_keys, both, causal_mask, masked_softmax
+from methods.ops.dense import allowed_pairs, both, masked_softmax
 from methods.ops.scoring import Span, spans
 from methods.ops.tiles import Workspace, groups
 
@@ -63,9 +63,7 @@ class TopK(CachedAttention):
         self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None
     ) -> Tensor:
         """Softmax over the logits that are not below the k-th largest allowed one of their row."""
-        allowed = allowed_keys(key_padding_mask)
-        if self.shape.causal:
-            allowed = both(allowed, causal_mask(q.shape[-2], q.device))
+        allowed = allowed_pairs(q.shape[-2], self.shape.causal, key_padding_mask, q.device)
         logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         ranked = logits if allowed is None else logits.masked_fill(~allowed, float("-inf"))
         last = min(self.keys, k.shape[-2]) - 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods.base import Attention, Unsupported
-from methods.ops.dense import allowed_keys, both, causal_mask, dense_attention
+from methods.ops.dense import allowed_pairs, dense_attention
 from methods.ops.packed import pack, unpack
 
 
@@ -48,9 +48,7 @@ class PackedExact(Attention):
         self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None
     ) -> Tensor:
         """Masked softmax over the N x N scores, 0 in rows of padding."""
-        mask = allowed_keys(key_padding_mask)
-        if self.shape.causal:
-            mask = both(mask, causal_mask(q.shape[-2], q.device))
+        mask = allowed_pairs(q.shape[-2], self.shape.causal, key_padding_mask, q.device)
         out = dense_attention(q, k, v, mask)
         return out if key_padding_mask is None else out.masked_fill(key_padding_mask[:, None, :, None], 0.0)
 

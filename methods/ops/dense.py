@@ -23,6 +23,13 @@ def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a & b
 
 
+def allowed_pairs(
+    n: int, causal: bool, key_padding_mask: Tensor | None, device: torch.device | None = None
+) -> Tensor | None:
+    """What exact attention may attend, broadcast to `[B, 1, n, n]`; None where that is every pair."""
+    return both(allowed_keys(key_padding_mask), causal_mask(n, device) if causal else None)
+
+
 def masked_softmax(logits: Tensor, allowed: Tensor | None) -> Tensor:
     """Softmax over the last axis where `allowed`; a row with nothing allowed is all zeros."""
     if allowed is None:

@@ -11,17 +11,15 @@ float32) are 0: products with denormal numbers are a hundred times slower.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from methods.ops.scoring import Scoring, Span, spans
-from methods.ops.tiles import LOG2_E, Workspace
+from methods.ops.tiles import LOG2_E, Workspace, exp2_
 from methods.ops.traffic import Traffic
 
 
@@ -31,12 +29,6 @@ class Tiling:
 
     block_q: int = 256
     block_k: int = 256
-
-
-def _exp2_(x: Tensor) -> Tensor:
-    """2^x in place; 0 where neither it nor its product with a slope could be held as a normal number."""
-    floor = math.log2(torch.finfo(x.dtype).tiny) + 26
-    return F.threshold(x, floor, -math.inf, inplace=True).exp2_()
 
 
 class OnlineSoftmax:
@@ -52,7 +44,7 @@ class OnlineSoftmax:
         """More keys: logits `[tiles, rows, n]` in units of ln 2, overwritten; values `[tiles, n, dim]`."""
         largest = torch.maximum(self.largest, logits.amax(dim=-1))
         base = largest.masked_fill(largest.isneginf(), 0.0)  # a row without a key yet
-        weights = _exp2_(logits.sub_(base[..., None]))
+        weights = exp2_(logits.sub_(base[..., None]))
         shrink = torch.exp2(self.largest - base)
         self.total.mul_(shrink).add_(weights.sum(dim=-1))
         torch.baddbmm(self.out.mul_(shrink[..., None]), weights, values, out=self.out)
@@ -198,7 +190,7 @@ class _TiledAttention(torch.autograd.Function):
                     continue
                 tile, dout = loop.rows(loop.q, rows), loop.rows(grad, rows)
                 weights, slope = loop.logits(tile, rows, cols, space)
-                _exp2_(weights.sub_(loop.rows(floor, rows)[..., None]))
+                exp2_(weights.sub_(loop.rows(floor, rows)[..., None]))
                 dv[:, cols.first : cols.last] += torch.bmm(weights.transpose(1, 2), dout)
                 slopes = space.take("slopes", *weights.shape)
                 torch.bmm(dout, own_values.transpose(1, 2), out=slopes)

@@ -1,8 +1,8 @@
 """Overlapping stretches of a sequence as views, and the softmax attention of many small tiles at once.
 
 Windows, blocks and hash chunks are all "this tile of queries sees that tile of keys". Tiles overlap in memory
-(nothing is copied), the forward returns its logsumexp so that partial results merge exactly, and the backward
-recomputes the weights from it (Dao 2023, Algorithm 2), a cache-sized group of tiles at a time.
+(nothing is copied), and the forward returns its logsumexp, so that partial results merge exactly and a backward
+can recompute the weights from it (Dao 2023, Algorithm 2), a cache-sized group of tiles at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from methods.ops import kernels
@@ -89,41 +90,12 @@ class Workspace:
         return held[:size].view(shape)
 
 
-def attend_backward(
-    grad: Tensor,
-    delta: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lse: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    space: Workspace,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(dq, dk, dv) of `attend` for one group of tiles, in the workspace's dtype and memory.
+def exp2_(x: Tensor) -> Tensor:
+    """2^x in place; 0 where neither it nor its product with a slope could be held as a normal number.
 
-    Scores are recomputed. `lse` and `delta = (grad * out).sum(-1)`, both `[T, m]`, are those of the merged
-    result when the tiles are only a part of what a row sees: then the three are this part's share of the
-    gradients. They are overwritten by the next call with the same workspace.
+    On CPUs exp2 has no slow path at -inf, which torch's exp has, but products of denormals are slow.
     """
-    q, k, v, grad = (x if x.dtype == space.dtype else x.to(space.dtype) for x in (q, k, v, grad))
-    tiles, m, dim = q.shape
-    n = k.shape[1]
-    # 2^x: on CPUs torch's exp falls into a slow path at -inf and at underflow, exp2 has none
-    floor = lse.masked_fill(lse.isneginf(), 0.0)[..., None] * -LOG2_E
-    weights = space.take("weights", tiles, m, n)
-    if bias is None:
-        weights.copy_(floor.expand_as(weights))
-    else:
-        torch.add(floor, bias, alpha=LOG2_E, out=weights)
-    weights.baddbmm_(q, k.transpose(1, 2), alpha=scale * LOG2_E).exp2_()
-    dv = torch.bmm(weights.transpose(1, 2), grad, out=space.take("dv", tiles, n, dim))
-    slopes = space.take("slopes", tiles, m, n)
-    torch.bmm(grad, v.transpose(1, 2), out=slopes)
-    slopes.sub_(delta[..., None]).mul_(weights)
-    dq = torch.bmm(slopes, k, out=space.take("dq", tiles, m, dim)).mul_(scale)
-    dk = torch.bmm(slopes.transpose(1, 2), q, out=space.take("dk", tiles, n, dim)).mul_(scale)
-    return dq, dk, dv
+    return F.threshold(x, math.log2(torch.finfo(x.dtype).tiny) + 26, -math.inf, inplace=True).exp2_()
 
 
 def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:

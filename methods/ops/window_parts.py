@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from methods.ops.bands import Pattern, gather, lanes, pieces, scatter, strands
-from methods.ops.tiles import LOG2_E, Workspace, attend, groups
+from methods.ops.tiles import LOG2_E, Workspace, attend, exp2_, groups
 
 LOW = -1e30
 """Below any logit, yet finite: differences of it are 0, not NaN."""
@@ -77,7 +76,7 @@ def _fill_band(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Te
                 weights.masked_fill_(piece.reach(mask).transpose(1, 2), -math.inf)
             if call.deep:
                 top = weights.amax(dim=-1, keepdim=True).clamp_min_(LOW)
-                total = exp2_(weights.sub_(top), deep=True).sum(dim=-1, keepdim=True)
+                total = exp2_(weights.sub_(top)).sum(dim=-1, keepdim=True)
                 piece.rows(mass).copy_(total.log2().add_(top))
             else:
                 total = weights.exp2_().sum(dim=-1, keepdim=True)
@@ -126,7 +125,7 @@ def columns(call: Call, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tenso
             old = mass[own, rows].transpose(1, 2)
             top = torch.maximum(weights.amax(dim=1, keepdim=True), old).clamp_min_(LOW)
             rest = torch.exp2(old - top)
-            total = exp2_(weights.sub_(top), call.deep).sum(dim=1, keepdim=True).add_(rest)
+            total = powers_(weights.sub_(top), call.deep).sum(dim=1, keepdim=True).add_(rest)
             old.copy_(total.log2().add_(top))
             total.masked_fill_(total == 0, 1.0)
             target = result[own, rows].mul_(rest.div_(total).transpose(1, 2))
@@ -227,7 +226,7 @@ def transposed(
     multiply_(weights, keys, queries.transpose(1, 2), call.scale * LOG2_E)
     if hidden is not None:
         weights.masked_fill_(hidden, -math.inf)
-    exp2_(weights, call.deep)
+    powers_(weights, call.deep)
     torch.bmm(values, grad.transpose(1, 2), out=slopes)
     return weights, slopes.sub_(delta.transpose(1, 2)).mul_(weights)
 
@@ -249,11 +248,9 @@ def multiply_(into: Tensor, a: Tensor, b: Tensor, scale: float, *, fresh: bool =
     return torch.baddbmm(into, a, b, beta=0 if fresh else 1, alpha=scale, out=into)
 
 
-def exp2_(x: Tensor, deep: bool) -> Tensor:
-    """2^x in place; 0 where neither it nor its product with a slope could be held as a normal number."""
-    if not deep:
-        return x.exp2_()
-    return F.threshold(x, math.log2(torch.finfo(x.dtype).tiny) + 26, -math.inf, inplace=True).exp2_()
+def powers_(x: Tensor, deep: bool) -> Tensor:
+    """2^x in place, with the guard against denormals where exponents may be `deep`."""
+    return exp2_(x) if deep else x.exp2_()
 
 
 def dots(call: Call, grad: Tensor, out: Tensor) -> Tensor:

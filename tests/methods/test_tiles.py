@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from methods.ops import kernels
-from methods.ops.tiles import Tiles, Workspace, attend, attend_backward, groups, merge
+from methods.ops.tiles import Tiles, attend, exp2_, groups, merge
 
 
 def dense(q, k, v, bias, scale):
@@ -59,9 +59,9 @@ def test_rows_without_a_key_have_no_mass(kernel):
     assert bool(lse[:, [0, 2]].isfinite().all())
 
 
-def test_parts_merge_to_the_whole_in_any_order_and_backward_adds_up(kernel):
+def test_parts_merge_to_the_whole_in_any_order(kernel):
     torch.manual_seed(1)
-    q, k, v = (torch.randn(2, n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 8, 8))
+    q, k, v = (torch.randn(2, n, 4, dtype=torch.float64) for n in (3, 8, 8))
     bias = torch.randn(3, 8, dtype=torch.float64)
     bias[0, :3] = -torch.inf  # the first part has no key for row 0
     want, want_lse = dense(q, k, v, bias, 0.5)
@@ -73,19 +73,6 @@ def test_parts_merge_to_the_whole_in_any_order_and_backward_adds_up(kernel):
     for out, lse in (left, right):
         assert torch.allclose(out, want, atol=1e-12)
         assert torch.allclose(lse, want_lse, atol=1e-12)
-    grad = torch.randn_like(want)
-    wanted = torch.autograd.grad(want, [q, k, v], grad)
-    delta = (grad * left[0]).sum(-1)
-    space = Workspace(q.device, q.dtype)
-    found = [torch.zeros_like(x) for x in (q, k, v)]
-    with torch.no_grad():
-        for a, b in cuts:
-            part = (grad, delta, q, k[:, a:b], v[:, a:b], left[1], bias[:, a:b], 0.5, space)
-            dq, dk, dv = attend_backward(*part)
-            found[0] += dq
-            found[1][:, a:b] += dk
-            found[2][:, a:b] += dv
-    assert all(torch.allclose(x, y, atol=1e-12) for x, y in zip(found, wanted, strict=True))
 
 
 def test_groups_cover_all_tiles_once():
@@ -93,3 +80,10 @@ def test_groups_cover_all_tiles_once():
     assert parts[0][0] == 0
     assert parts[-1][1] == 1000
     assert all(a[1] == b[0] for a, b in pairwise(parts))
+
+
+def test_powers_are_exact_or_zero_and_never_denormal():
+    x = torch.tensor([0.0, -3.5, -99.0, -101.0, -140.0, -torch.inf])
+    found = exp2_(x.clone())
+    assert torch.equal(found[:3], torch.exp2(x[:3]))
+    assert torch.equal(found[3:], torch.zeros(3))
