@@ -30,8 +30,13 @@ class Model(nn.Module):
         self.head = head
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, global_mask: Tensor | None = None) -> Tensor:
-        """Tokens int64 `[B, N]`, bool `[B, N]` True at pads, bool `[B, N]` True at global tokens -> logits."""
-        logits: Tensor = self.head(self.encoder(tokens, padding, global_mask), padding)
+        """Tokens `[B, N]` of any integer dtype, bool alike True at pads, bool alike True at global tokens -> logits.
+
+        All three may be `[B, documents, N]`: the encoder sees each document alone, the head all of them.
+        """
+        flat = [None if x is None else x.flatten(0, -2) for x in (padding, global_mask)]
+        hidden = self.encoder(tokens.flatten(0, -2).long(), *flat)
+        logits: Tensor = self.head(hidden.unflatten(0, tokens.shape[:-1]), padding)
         return logits
 
 

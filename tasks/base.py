@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tasks.heads import SequenceHead, TokenHead
+from tasks.heads import PairHead, SequenceHead, TokenHead
 
 SplitName = Literal["train", "dev", "test"]
 
@@ -19,12 +19,13 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Examples:
-    """One split, whole, in memory.
+    """One split, whole, in memory; `n` rows of one document each, or of `documents`.
 
-    tokens: int64 `[n, seq_len]`, padded on the right with the task's `pad_id`.
-    targets: int64 `[n]` (one class a sequence) or `[n, seq_len]` (one a token, `IGNORE` elsewhere).
-    lengths: int64 `[n]`, the number of real tokens a row.
-    global_mask: bool `[n, seq_len]`, True at tokens (a question's, say) that every token may attend and that
+    tokens: integers `[n, seq_len]` or `[n, documents, seq_len]`, padded on the right with the task's `pad_id`.
+    Any integer dtype: a task keeps the narrowest that holds its ids, and a batch is widened on its device.
+    targets: int64 `[n]` (one class a row) or integers `[n, seq_len]` (one a token, `IGNORE` elsewhere).
+    lengths: int64 `[n]` or `[n, documents]`, the number of real tokens of a document.
+    global_mask: bool like `tokens`, True at tokens (a question's, say) that every token may attend and that
     attend every token, for methods that have such; None leaves the choice to the method.
     """
 
@@ -34,8 +35,8 @@ class Examples:
     global_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        rows = self.tokens.shape[0]
-        if self.tokens.dim() != 2 or self.targets.shape[0] != rows or self.lengths.shape != (rows,):
+        shape = self.tokens.shape
+        if len(shape) not in (2, 3) or self.targets.shape[:1] != shape[:1] or self.lengths.shape != shape[:-1]:
             raise ValueError(
                 f"examples disagree: tokens {tuple(self.tokens.shape)}, targets {tuple(self.targets.shape)}, "
                 f"lengths {tuple(self.lengths.shape)}"
@@ -55,11 +56,11 @@ class Examples:
         return Examples(self.tokens[index], self.targets[index], self.lengths[index], chosen)
 
     def padding_mask(self) -> Tensor | None:
-        """bool `[n, seq_len]`, True at padding; None when no row is padded."""
-        n = self.tokens.shape[1]
+        """bool like `tokens`, True at padding; None when no document is padded."""
+        n = self.tokens.shape[-1]
         if bool((self.lengths == n).all()):
             return None
-        return torch.arange(n) >= self.lengths[:, None]
+        return torch.arange(n) >= self.lengths[..., None]
 
 
 class Task(ABC):
@@ -73,6 +74,8 @@ class Task(ABC):
     causal: ClassVar[bool] = False
     #: One target a token (True) or one a sequence (False).
     per_token: ClassVar[bool] = False
+    #: Documents a row, all of them encoded alike; the head takes their hidden states together.
+    documents: ClassVar[int] = 1
     metric: ClassVar[str] = "accuracy"
     pad_id: ClassVar[int] = 0
 
@@ -100,9 +103,14 @@ class Task(ABC):
         """The whole split. Same parameters and seed, same bits; the three splits share no example."""
 
     def head(self, width: int, pooling: str) -> nn.Module:
-        """The module from hidden states `[B, N, width]` (and padding mask) to logits."""
+        """The module from hidden states `[B, N, width]` (and padding mask) to logits.
+
+        Of a task of two documents they are `[B, 2, N, width]`.
+        """
         if self.per_token:
             return TokenHead(width, self.num_classes)
+        if self.documents == 2:
+            return PairHead(width, self.num_classes, pooling)
         return SequenceHead(width, self.num_classes, pooling)
 
 

@@ -1,4 +1,4 @@
-"""Output heads: one for a class a sequence, one for a class a token."""
+"""Output heads: for a class a sequence, a class a pair of sequences, and a class a token."""
 
 from __future__ import annotations
 
@@ -37,6 +37,35 @@ class SequenceHead(nn.Module):
         """Hidden states `[B, N, E]`, padding bool `[B, N]` or None -> logits `[B, classes]`."""
         pooled = pool(hidden, padding, self.pooling)
         logits: Tensor = self.classes(torch.relu(self.hidden(pooled)))
+        return logits
+
+
+class PairHead(nn.Module):
+    """Pool both documents, then [a, b, a b, a - b] -> width -> classes with a ReLU between.
+
+    Long Range Arena's "NLI" interaction, which Nystromformer's and Skyformer's experiments use; LRA's own
+    default leaves the last two out (google-research/long-range-arena, matching).
+    """
+
+    def __init__(self, width: int, classes: int, pooling: str, interaction: bool = True) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling={pooling!r}: expected one of {', '.join(POOLINGS)}")
+        self.pooling, self.interaction = pooling, interaction
+        self.hidden = nn.Linear((4 if interaction else 2) * width, width)
+        self.classes = nn.Linear(width, classes)
+
+    def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Hidden states `[B, 2, N, E]`, padding bool `[B, 2, N]` or None -> logits `[B, classes]`."""
+        first, second = (
+            pool(hidden.flatten(0, 1), None if padding is None else padding.flatten(0, 1), self.pooling)
+            .unflatten(0, (-1, 2))
+            .unbind(1)
+        )
+        parts = [first, second]
+        if self.interaction:
+            parts += [first * second, first - second]
+        logits: Tensor = self.classes(torch.relu(self.hidden(torch.cat(parts, dim=-1))))
         return logits
 
 
