@@ -95,6 +95,7 @@ EFFICIENCY: Columns = {
 ERRORS: Columns = {
     "qk_norm": float,
     "output_error": float,
+    "spectral_error": float,
     "attention_error": float,
     "row_tv": float,
     "row_kl": float,

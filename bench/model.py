@@ -30,7 +30,7 @@ class Model(nn.Module):
         self.head = head
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, global_mask: Tensor | None = None) -> Tensor:
-        """Tokens `[B, N]` of any integer dtype, bool alike True at pads, bool alike True at global tokens -> logits.
+        """Tokens `[B, N]` of any integer dtype, bool alike True at pads and at global tokens -> logits.
 
         All three may be `[B, documents, N]`: the encoder sees each document alone, the head all of them.
         """

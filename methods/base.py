@@ -18,6 +18,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from methods.ops.dense import later_keys
+
 Mode = Literal["forward", "train"]
 
 
@@ -133,6 +135,14 @@ class Attention(nn.Module, ABC):
 
         Works in the dtype of q (give float64 for an oracle); differentiable.
         """
+
+    def target_logits(self, q: Tensor, k: Tensor, first: int = 0) -> Tensor:
+        """Logits of the exact attention that this method stands in for, `[..., M, N]`; -inf where it attends not.
+
+        q are the M queries from position `first` on, k all N keys (with `shared_qk`: all N queries).
+        """
+        logits: Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return logits.masked_fill(later_keys(q, k, first), float("-inf")) if self.shape.causal else logits
 
     @abstractmethod
     def flops(self, batch_size: int, seq_len: int) -> int:

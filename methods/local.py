@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from methods.base import Attention, Capabilities, PerLayer, Shape, Unsupported
 from methods.ops.bands import Band, Heads, Pattern, pairs
 from methods.ops.dense import masked_softmax
-from methods.ops.window_backends import BACKENDS, Backend, choose, run
+from methods.ops.window_backends import BACKENDS, Backend, choose, mostly_dense, run
 
 
 @dataclass
@@ -76,15 +76,13 @@ class Local(Attention):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None) -> Tensor:
         """See `Attention.forward`. Raises Unsupported where a pinned backend cannot run."""
-        backend = choose(self.pinned, q, k, v)
-        if backend == "flex" and self.pinned == "auto" and self.sink_logits is not None:
-            backend = "tiles"
-        self.backend = backend
-        if backend == "dense":
+        heads = (Heads(0, self.shape.heads, self.band),)
+        self.backend = choose(self.pinned, q, k, v, heads, self.sink_logits)
+        if self.backend == "dense":
             return self.dense_reference(q, k, v, key_padding_mask=key_padding_mask)
         sinks = torch.arange(min(self.sinks, q.shape[-2]), device=q.device)[None] if self.sinks else None
-        pattern = Pattern((Heads(0, self.shape.heads, self.band),), self.shape.causal, key_padding_mask, sinks)
-        return run(backend, q, k, v, pattern, sink=self.sink_logits)
+        pattern = Pattern(heads, self.shape.causal, key_padding_mask, sinks)
+        return run(self.backend, q, k, v, pattern, sink=self.sink_logits)
 
     def pattern(self, n: int, device: torch.device | None = None) -> Tensor:
         """bool `[n, n]`: True where query i attends key j, straight from the definition."""
@@ -114,9 +112,10 @@ class Local(Attention):
         return masked_softmax(both, ~both.isneginf())[..., :-1]
 
     def flops(self, batch_size: int, seq_len: int) -> int:
-        """4 D a pair: the tiles of the band, and N a sink; N^2 when dense."""
+        """4 D a pair: the tiles of the band, and N a sink; N^2 where all are computed."""
         count = pairs(seq_len, self.band) + min(self.sinks, seq_len) * seq_len
-        if self.pinned == "dense":
+        short = mostly_dense(seq_len, (Heads(0, 1, self.band),)) and self.sink_logits is None
+        if self.pinned in ("dense", "masked") or (self.pinned == "auto" and short):
             count = seq_len**2
         return 4 * batch_size * self.shape.heads * count * self.shape.head_dim
 

@@ -90,6 +90,7 @@ TABLES: dict[str, Kinds] = {
         **_OUTCOME,
         "qk_norm": "metric",
         "output_error": "metric",
+        "spectral_error": "metric",
         "attention_error": "metric",
         "row_tv": "metric",
         "row_kl": "divergence",

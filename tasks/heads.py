@@ -57,11 +57,9 @@ class PairHead(nn.Module):
 
     def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
         """Hidden states `[B, 2, N, E]`, padding bool `[B, 2, N]` or None -> logits `[B, classes]`."""
-        first, second = (
-            pool(hidden.flatten(0, 1), None if padding is None else padding.flatten(0, 1), self.pooling)
-            .unflatten(0, (-1, 2))
-            .unbind(1)
-        )
+        mask = None if padding is None else padding.flatten(0, 1)
+        pooled = pool(hidden.flatten(0, 1), mask, self.pooling)
+        first, second = pooled[0::2], pooled[1::2]
         parts = [first, second]
         if self.interaction:
             parts += [first * second, first - second]

@@ -1,12 +1,12 @@
 """Approximation error: how far a method is from exact softmax attention on the same q, k, v.
 
 On Gaussian q and k scaled to several norms, since every approximation fails sooner or later as logits grow.
+Methods whose keys are their queries (`shared_qk`) are compared with exact attention of that kind.
 The effective attention matrix of a method that is linear in V is read out with V = identity.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from bench.cell import Cell, derive_seed
 from bench.model import BASELINE_METHOD, attention_layers
 from methods.registry import Attention
+
+ROWS = 256
+"""Query rows of exact attention that are materialised at a time."""
 
 
 def measure(cell: Cell) -> dict[str, Any]:
@@ -25,15 +28,20 @@ def measure(cell: Cell) -> dict[str, Any]:
     if method.capabilities.learned:
         note = "not defined before training: the method has parameters of its own that must be learned"
         return {"errors": [{"qk_norm": norm, "note": note} for norm in cell.measure.qk_norms]}
+    shared = method.capabilities.shared_qk
     rows: list[dict[str, Any]] = []
     for norm in cell.measure.qk_norms:
         generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
         shape = (cell.batch_size, cell.heads, cell.seq_len, cell.head_dim)
         q, k, v = (torch.randn(shape, generator=generator).to(device=device, dtype=dtype) for _ in "qkv")
-        q, k = q * norm, k * norm
+        q = q * norm
+        k = q if shared else k * norm
         with torch.no_grad():
-            want = exact(q.float(), k.float(), v.float()).double()
-            row: dict[str, Any] = {"qk_norm": norm, "output_error": relative(method(q, k, v).double(), want)}
+            inputs = q.float(), k.float(), v.float()
+            want = (target(method, *inputs) if shared else exact(*inputs)).double()
+            got = method(q, k, v).double()
+            row: dict[str, Any] = {"qk_norm": norm, "output_error": relative(got, want)}
+            row["spectral_error"] = spectral(got, want)
             row |= {"note": why} if (why := _no_matrix(cell, method)) else _matrix_errors(cell, method, q, k)
         rows.append(row)
     return {"errors": rows, "backend": method.backend}
@@ -42,6 +50,23 @@ def measure(cell: Cell) -> dict[str, Any]:
 def relative(got: Tensor, want: Tensor) -> float:
     """||got - want||_F / ||want||_F."""
     return float((got - want).norm() / want.norm())
+
+
+def spectral(got: Tensor, want: Tensor) -> float:
+    """Mean over batch and heads of ||got - want||_2 / ||want||_2, the spectral norms of `[N, D]` matrices."""
+    return float((_largest(got - want) / _largest(want)).mean())
+
+
+def _largest(matrix: Tensor) -> Tensor:
+    """The largest singular value of `[..., N, D]`, by the small Gram matrix `[D, D]`."""
+    squares: Tensor = torch.linalg.eigvalsh(matrix.transpose(-1, -2) @ matrix)
+    return squares[..., -1].clamp_min(0).sqrt()
+
+
+def target(method: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(target_logits) v, some query rows at a time: exact attention as the method defines it."""
+    rows = range(0, q.shape[-2], ROWS)
+    return torch.cat([method.target_logits(q[..., i : i + ROWS, :], k, i).softmax(-1) @ v for i in rows], dim=-2)
 
 
 def effective_matrix(method: Attention, q: Tensor, k: Tensor) -> Tensor:
@@ -68,17 +93,15 @@ def _no_matrix(cell: Cell, method: Attention) -> str | None:
 def _matrix_errors(cell: Cell, method: Attention, q: Tensor, k: Tensor) -> dict[str, Any]:
     """Errors of the effective matrix of the first batch row; those that are not defined have a note."""
     got = effective_matrix(method, q, k).double()
-    logits = (q[0].double() @ k[0].double().transpose(-1, -2)) / math.sqrt(cell.head_dim)
-    if cell.causal:
-        future = torch.ones(cell.seq_len, cell.seq_len, dtype=torch.bool, device=q.device).triu(1)
-        logits = logits.masked_fill(future, float("-inf"))
-    want = logits.softmax(dim=-1)
+    want = method.target_logits(q[0].double(), k[0].double()).softmax(dim=-1)
     errors = {
         "attention_error": relative(got, want),
         "row_tv": float((got - want).abs().sum(dim=-1).mean() / 2),
     }
     if bool((got < 0).any()):
         return {**errors, "note": "no row_kl: the effective matrix has negative entries"}
+    if bool(((got > 0) & (want == 0)).any()):
+        return {**errors, "note": "no row_kl: the effective matrix has entries where exact attention has none"}
     terms = torch.where(got > 0, got * (got / want).log(), 0.0)
     # a divergence is not negative; rounding can make it so where the two are equal
     return {**errors, "row_kl": max(float(terms.sum(dim=-1).mean()), 0.0)}

@@ -30,6 +30,7 @@ from methods.adapters.seams import (
     split_heads,
 )
 from methods.base import Capabilities, PerLayer, Shape
+from methods.reformer.reference import target_logits
 
 ITSELF, MASKED = -1e5, -1e9
 """Logits of a token with itself, and of masked pairs; in float16 -1e3 and -1e4."""
@@ -133,6 +134,10 @@ class HFReformer(ThirdParty):
             logits = logits.masked_fill(~torch.ones_like(times[0, 0], dtype=torch.bool).tril(), masked)
         logits = logits.masked_fill(torch.eye(length, dtype=torch.bool, device=q.device), itself)
         return (multiset_softmax(logits, times) @ v)[:, :, :n]
+
+    def target_logits(self, q: Tensor, k: Tensor, first: int = 0) -> Tensor:
+        """See `Attention.target_logits`: attention with shared QK over all other tokens."""
+        return target_logits(q, k, first, 1.0, self.shape.causal)
 
     def flops(self, batch_size: int, seq_len: int) -> int:
         """N D b / 2 a round to hash into b buckets, and 4 D a pair: 2 N chunk of them a round."""

@@ -18,6 +18,7 @@ from methods.adapters.lsh import multiset_softmax, pair_counts
 from methods.adapters.optional import require
 from methods.adapters.seams import ThirdParty, construction, draw_seed, seeded
 from methods.base import Capabilities, PerLayer, Shape
+from methods.reformer.reference import target_logits
 
 SELF = -5e4
 """The logit of a token with itself."""
@@ -104,6 +105,10 @@ class LucidrainsReformer(ThirdParty):
             logits = logits - (seen + COUNT_EPS).log()  # in float32, whatever q is, as there
         out = multiset_softmax(logits, times) @ v
         return out[:, :n].view(batch, heads, n, dim)
+
+    def target_logits(self, q: Tensor, k: Tensor, first: int = 0) -> Tensor:
+        """See `Attention.target_logits`: attention with shared QK over all other tokens."""
+        return target_logits(q, k, first, self.shape.head_dim**-0.5, self.shape.causal)
 
     def flops(self, batch_size: int, seq_len: int) -> int:
         """N D b / 2 a round to hash into b = N / chunk buckets, and 4 D a pair: 2 N chunk of them a round."""

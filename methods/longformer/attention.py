@@ -17,7 +17,7 @@ from torch import Tensor
 from methods.base import Attention, Capabilities, Mode, PerLayer, Shape
 from methods.ops.bands import Band, Heads, Pattern, pairs
 from methods.ops.dense import dense_attention
-from methods.ops.window_backends import BACKENDS, Backend, GlobalQKV, choose, run
+from methods.ops.window_backends import BACKENDS, Backend, GlobalQKV, choose, mostly_dense, run
 
 
 class Longformer(Attention):
@@ -97,7 +97,7 @@ class Longformer(Attention):
         in place of the first `global_tokens`. `global_qkv`: queries `[B, H, G, D]` of `global_places`, and the
         keys and values `[B, H, N, D]` that they attend. Raises Unsupported where a pinned backend cannot run.
         """
-        self.backend = choose(self.pinned, q, k, v)
+        self.backend = choose(self.pinned, q, k, v, self._bands())
         if self.backend == "dense":
             masks = {"key_padding_mask": key_padding_mask, "global_mask": global_mask}
             return self.dense_reference(q, k, v, **masks, global_qkv=global_qkv)
@@ -158,11 +158,12 @@ class Longformer(Attention):
         return torch.where(is_global[:, None, :, None], dense_attention(spread, keys, values, allowed), out)
 
     def flops(self, batch_size: int, seq_len: int) -> int:
-        """4 D a pair: the tiles of the bands, N a global column and N a global row; N^2 when dense."""
+        """4 D a pair: on CPU the tiles of the bands, N a global column and row; N^2 where all are computed."""
         shared = min(self.global_tokens, seq_len)
-        count = sum((part.last - part.first) * pairs(seq_len, part.band) for part in self._bands())
+        bands = self._bands()
+        count = sum((part.last - part.first) * pairs(seq_len, part.band) for part in bands)
         count += self.shape.heads * 2 * shared * seq_len
-        if self.pinned == "dense":
+        if self.pinned in ("dense", "masked") or (self.pinned == "auto" and mostly_dense(seq_len, bands)):
             count = self.shape.heads * seq_len**2
         return 4 * batch_size * count * self.shape.head_dim
 

@@ -11,6 +11,12 @@ def causal_mask(n: int, device: torch.device | None = None) -> Tensor:
     return torch.ones(n, n, dtype=torch.bool, device=device).tril()
 
 
+def later_keys(q: Tensor, k: Tensor, first: int) -> Tensor:
+    """bool `[M, N]`, True where key j of N comes after query i of the M from position `first` on."""
+    query = first + torch.arange(q.shape[-2], device=q.device)
+    return torch.arange(k.shape[-2], device=q.device) > query[:, None]
+
+
 def allowed_keys(key_padding_mask: Tensor | None) -> Tensor | None:
     """bool `[B, N]`, True at padding -> bool `[B, 1, 1, N]`, True at keys that may be attended."""
     return None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]

@@ -1,9 +1,9 @@
-"""The pattern computed in other ways than tiles: diagonal by diagonal, and by torch's FlexAttention."""
+"""Windowed attention by other ways than tiles: one masked call, diagonal by diagonal, torch's FlexAttention."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -12,20 +12,40 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import Unsupported
-from methods.ops.bands import Pattern
+from methods.ops.bands import Heads, Pattern, pairs
 from methods.ops.dense import masked_softmax
+from methods.ops.fused import fused_attention
 from methods.ops.windows import windowed_attention
 
 GlobalQKV = tuple[Tensor, Tensor, Tensor]
-Backend = Literal["auto", "tiles", "diagonals", "flex", "dense"]
+Backend = Literal["auto", "tiles", "masked", "diagonals", "flex", "dense"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
+SHORT = 512
+"""Longest input for which a mask of N x N is small beside q, k and v."""
 
-def choose(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Backend:
-    """The backend that runs: `auto` is FlexAttention on CUDA where it can run, tiles elsewhere."""
+
+def mostly_dense(n: int, heads: Sequence[Heads]) -> bool:
+    """Whether one fused call over all pairs of a short input costs less than tiles over those of its bands."""
+    if n > SHORT:
+        return False
+    inside = sum((own.last - own.first) * pairs(n, own.band) for own in heads)
+    return 2 * n * n * heads[-1].last <= 3 * inside
+
+
+def choose(
+    backend: Backend, q: Tensor, k: Tensor, v: Tensor, heads: Sequence[Heads], sink: Tensor | None = None
+) -> Backend:
+    """What `auto` stands for: FlexAttention on CUDA where it can run, `masked` where bands are most of a short
+    input, tiles otherwise. Tiles alone have learned sinks.
+    """
     if backend != "auto":
         return backend
-    return "flex" if q.device.type == "cuda" and flex_refusal(q, k, v) is None else "tiles"
+    if sink is not None:
+        return "tiles"
+    if q.device.type == "cuda" and flex_refusal(q, k, v) is None:
+        return "flex"
+    return "masked" if q.device.type == "cpu" and mostly_dense(q.shape[2], heads) else "tiles"
 
 
 def run(
@@ -38,13 +58,24 @@ def run(
     sink: Tensor | None = None,
     global_qkv: GlobalQKV | None = None,
 ) -> Tensor:
-    """`windowed_attention` by `tiles`, `diagonals` or `flex`. Raises Unsupported where the backend cannot."""
+    """`windowed_attention` by any backend but `auto` and `dense`. Raises Unsupported where it cannot."""
     own = global_qkv if pattern.rows else None
     if backend == "tiles":
         return windowed_attention(q, k, v, pattern, sink=sink, global_qkv=own)
     if sink is not None:
         raise Unsupported(f"backend={backend}: has no learned sink; expected auto, tiles or dense")
-    return diagonals(q, k, v, pattern, own) if backend == "diagonals" else flex(q, k, v, pattern, own)
+    return {"masked": masked, "diagonals": diagonals, "flex": flex}[backend](q, k, v, pattern, own)
+
+
+def masked(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, global_qkv: GlobalQKV | None) -> Tensor:
+    """torch's fused kernel under a boolean mask of N x N: the fastest for inputs hardly longer than the window."""
+    position = torch.arange(q.shape[2], device=q.device)
+    batch, head = (torch.arange(x, device=q.device) for x in q.shape[:2])
+    allowed = _mask(pattern, q.shape[2], q.device, rows=global_qkv is None)(
+        batch[:, None, None, None], head[:, None, None], position[:, None], position
+    )
+    out, _ = fused_attention(q, k, v, mask=allowed)
+    return out if global_qkv is None else _with_whole_rows(out, q, k, v, pattern, global_qkv)
 
 
 def diagonals(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, global_qkv: GlobalQKV | None) -> Tensor:
@@ -119,13 +150,13 @@ def flex(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, global_qkv: GlobalQK
     """torch's FlexAttention under a block mask; compiled on CUDA, plain on CPU. Raises Unsupported."""
     why = flex_refusal(q, k, v)
     if why is not None:
-        raise Unsupported(f"backend=flex: {why}; expected auto, tiles, diagonals or dense")
+        raise Unsupported(f"backend=flex: {why}; expected auto, tiles, masked, diagonals or dense")
     from torch.nn.attention.flex_attention import create_block_mask
 
     batch, heads, n, _ = q.shape
     variable = any(x is not None and x.shape[0] > 1 for x in (pattern.padding, pattern.shared, pattern.used))
     mask = create_block_mask(
-        _mask(pattern, n, q.device),
+        _mask(pattern, n, q.device, rows=global_qkv is None),
         batch if variable else None,
         heads if len(pattern.heads) > 1 else None,
         n,
@@ -135,7 +166,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, global_qkv: GlobalQK
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is not compiled on CPU is meant
         out: Tensor = _flex_attention(q.device.type)(q, k, v, block_mask=mask)
-    return _with_whole_rows(out, q, k, v, pattern, global_qkv)
+    return out if global_qkv is None else _with_whole_rows(out, q, k, v, pattern, global_qkv)
 
 
 @lru_cache
@@ -146,24 +177,27 @@ def _flex_attention(device: str) -> Callable[..., Any]:
     return torch.compile(attention, dynamic=False) if device == "cuda" else attention
 
 
-def _mask(pattern: Pattern, n: int, device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """The pattern as FlexAttention's function of (batch, head, query, key), indices to bool."""
-    columns = torch.zeros(1, n, dtype=torch.bool, device=device)
+def _mask(
+    pattern: Pattern, n: int, device: torch.device, *, rows: bool
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The pattern as a function of (batch, head, query, key), indices to bool; `rows`: with its whole rows."""
+    shared = torch.zeros(1, n, dtype=torch.bool, device=device)
     if pattern.shared is not None:
         used = torch.ones_like(pattern.shared, dtype=torch.bool) if pattern.used is None else pattern.used
-        rows = pattern.shared.shape[0]
-        counts = torch.zeros(rows, n, dtype=torch.int32, device=device)
-        columns = counts.scatter_add_(1, pattern.shared, used.int()) > 0
-    one = columns.shape[0] == 1
-    bands = pattern.heads
+        counts = torch.zeros(pattern.shared.shape[0], n, dtype=torch.int32, device=device)
+        shared = counts.scatter_add_(1, pattern.shared, used.int()) > 0
+    one, bands, rows = shared.shape[0] == 1, pattern.heads, rows and pattern.rows
 
     def mask(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        near = bands[0].band.holds(j - i)
+        seen = bands[0].band.holds(j - i)
         for other in bands[1:]:
-            near = torch.where(h >= other.first, other.band.holds(j - i), near)
-        near = near | columns[0 if one else b, j]
+            seen = torch.where(h >= other.first, other.band.holds(j - i), seen)
+        row = torch.zeros_like(b) if one else b
+        seen = seen | shared[row, j]
+        if rows:
+            seen = seen | shared[row, i]
         if pattern.causal:
-            near = near & (j <= i)
-        return near if pattern.padding is None else near & ~pattern.padding[b, j]
+            seen = seen & (j <= i)
+        return seen if pattern.padding is None else seen & ~pattern.padding[b, j]
 
     return mask

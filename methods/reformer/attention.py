@@ -19,7 +19,7 @@ from methods.ops.tiles import Workspace
 from methods.reformer.chunks import Rules
 from methods.reformer.function import HashedAttention
 from methods.reformer.hashing import bucket_factors, columns, draw_rotations, hash_buckets, sort_by_bucket
-from methods.reformer.reference import attention, multiplicity
+from methods.reformer.reference import attention, multiplicity, target_logits
 
 Scale = Literal["unit", "sqrt"]
 
@@ -125,6 +125,10 @@ class Reformer(Attention):
         """One softmax over the candidates of all rounds, by N x N matrices; of the draw that comes next."""
         counts = self.candidates(q, self.rotations(), key_padding_mask)
         return attention(q, v, counts, key_padding_mask, self.rules) + 0.0 * k
+
+    def target_logits(self, q: Tensor, k: Tensor, first: int = 0) -> Tensor:
+        """See `Attention.target_logits`: attention with shared QK over all other tokens."""
+        return target_logits(q, k, first, self.rules.scale, self.shape.causal)
 
     def flops(self, batch_size: int, seq_len: int) -> int:
         """2 D a column of the hash and 4 D a pair of the tiles, in every round."""

@@ -42,7 +42,7 @@ def recall(
         seen = seen & ~padding[:, None, None, :] & ~padding[:, None, :, None]
     seen = seen.expand(q.shape[0], q.shape[1], n, n)
     rows = seen.any(dim=-1)
-    scores = logits(q, method.rules).masked_fill(~seen, -torch.inf)
+    scores = logits(q, q, method.rules.scale).masked_fill(~seen, -torch.inf)
     weights = scores.softmax(dim=-1)
     heaviest = scores.topk(min(top_k, n), dim=-1).indices
     real = seen.gather(-1, heaviest)

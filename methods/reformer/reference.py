@@ -38,11 +38,21 @@ def multiplicity(buckets: Tensor, order: Tensor, padding: Tensor | None, rules: 
     return counts
 
 
-def logits(q: Tensor, rules: Rules) -> Tensor:
-    """scale q_i . q_j / |q_j|, `[..., N, N]`; a zero vector is the key zero."""
-    norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
-    keys = q / torch.where(norm > 0, norm, torch.ones_like(norm))
-    return rules.scale * q @ keys.transpose(-1, -2)
+def logits(q: Tensor, every: Tensor, scale: float) -> Tensor:
+    """scale q_i . q_j / |q_j|, `[..., M, N]` of M queries and all N; a zero vector is the key zero."""
+    norm = torch.linalg.vector_norm(every, dim=-1, keepdim=True)
+    keys = every / torch.where(norm > 0, norm, torch.ones_like(norm))
+    return scale * q @ keys.transpose(-1, -2)
+
+
+def target_logits(q: Tensor, every: Tensor, first: int, scale: float, causal: bool) -> Tensor:
+    """`logits` with all pairs as candidates: what hashing approximates. A token sees itself if nothing else."""
+    found = logits(q, every, scale)
+    i = first + torch.arange(q.shape[-2], device=q.device)[:, None]
+    j = torch.arange(every.shape[-2], device=q.device)
+    others = j < i if causal else j != i
+    allowed = others | ((j == i) & ~others.any(dim=-1, keepdim=True))
+    return found.masked_fill(~allowed, float("-inf"))
 
 
 def attention(q: Tensor, v: Tensor, counts: Tensor, padding: Tensor | None, rules: Rules) -> Tensor:
@@ -56,7 +66,7 @@ def attention(q: Tensor, v: Tensor, counts: Tensor, padding: Tensor | None, rule
     allowed = (counts > 0) | (alone & itself)
     if padding is not None:
         allowed = allowed & ~padding[:, None, :, None]
-    scores = logits(q, rules)
+    scores = logits(q, q, rules.scale)
     if not rules.deduplicate:
         scores = scores + counts.clamp_min(1).to(scores.dtype).log()
     return masked_softmax(scores, allowed) @ v

@@ -17,6 +17,7 @@ from reports.tradeoff import Candidate, candidates, facts, fronts
 
 _MEASURES = (
     ("output_error", "output"),
+    ("spectral_error", "output, spectral"),
     ("attention_error", "attention"),
     ("row_tv", "row TV"),
     ("row_kl", "row KL"),

@@ -7,6 +7,7 @@ import torch
 
 from bench.build import facts
 from bench.measure import error
+from bench.model import attention_layers
 from methods.registry import METHODS
 from tests.bench.conftest import make_cell
 from tests.methods import conftest as budgets
@@ -29,6 +30,38 @@ def test_exact_attention_has_no_error(method, causal):
         assert 0 <= row["row_kl"] < 1e-5
 
 
+@pytest.mark.parametrize("causal", ["false", "true"])
+@pytest.mark.parametrize("method", ["reformer", "hf_reformer", "lucidrains_reformer"])
+def test_shared_queries_and_keys_are_compared_with_exact_attention_of_that_kind(method, causal):
+    """One chunk holds all tokens here, so that hashing leaves nothing out and no error remains."""
+    options = [f"method={method}", "method.chunk=40", "method.rounds=1", f"causal={causal}"]
+    if facts(make_cell(*SMALL, *options)).verdict:
+        pytest.skip(f"{method} is not installed")
+    for row in errors(*options):
+        assert row["output_error"] < 1e-5
+        assert row["spectral_error"] < 1e-5
+        assert row["attention_error"] < 1e-5
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_target_of_shared_queries_by_loops(causal):
+    cell = make_cell("heads=2", "head_dim=8", "seq_len=9", f"causal={str(causal).lower()}", "method=reformer")
+    method = attention_layers(cell, cell.method, 1)[0]
+    q, v = torch.randn(2, 1, 2, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got = error.target(method, q, q, v)
+    for i in range(9):
+        others = [j for j in range(9) if (j < i if causal else j != i)] or [i]
+        keys = q[0, 0, others] / q[0, 0, others].norm(dim=-1, keepdim=True)
+        want = (keys @ q[0, 0, i]).softmax(0) @ v[0, 0, others]
+        assert torch.allclose(got[0, 0, i], want, atol=1e-12)
+
+
+def test_the_spectral_error_is_that_of_singular_values():
+    got, want = torch.randn(2, 3, 2, 40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    norm = torch.linalg.matrix_norm
+    assert error.spectral(got, want) == pytest.approx(float((norm(got - want, 2) / norm(want, 2)).mean()))
+
+
 def test_one_row_a_norm_and_sharper_attention_is_harder():
     rows = errors("method=performer", "method.features=256", "measure.qk_norms=[0.25,1.0,2.0]")
     assert [row["qk_norm"] for row in rows] == [0.25, 1.0, 2.0]
@@ -37,8 +70,6 @@ def test_one_row_a_norm_and_sharper_attention_is_harder():
 
 def test_the_effective_matrix_is_the_matrix():
     """Longformer's is its masked softmax, which is what its dense reference computes for V = identity."""
-    from bench.model import attention_layers
-
     cell = make_cell(*SMALL, "method=longformer", "method.window=8")
     method = attention_layers(cell, cell.method, 1)[0].double()
     q, k = torch.randn(2, 1, 2, 40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

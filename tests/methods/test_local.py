@@ -22,7 +22,7 @@ def by_loops(n, window, sinks, causal):
 @pytest.mark.parametrize(("window", "sinks"), [(1, 0), (1, 4), (5, 0), (5, 2), (70, 3), (4, 300)])
 @pytest.mark.parametrize("n", [1, 6, 140])
 def test_support_is_exactly_the_mask_and_rows_sum_to_one(n, window, sinks, causal):
-    method = build("local", Shape(1, 3, n, causal), window=window, sinks=sinks)
+    method = build("local", Shape(1, 3, n, causal), backend="tiles", window=window, sinks=sinks)
     q, k, _ = (x.detach() for x in draw(1, method.shape))
     columns = []
     for j in range(n):
@@ -36,7 +36,7 @@ def test_support_is_exactly_the_mask_and_rows_sum_to_one(n, window, sinks, causa
 
 
 def with_sink(shape, logits, **params):
-    method = build("local", shape, learned_sink=True, **params)
+    method = build("local", shape, backend="tiles", learned_sink=True, **params)
     with torch.no_grad():
         method.sink_logits.copy_(torch.as_tensor(logits))
     return method
@@ -47,7 +47,7 @@ def test_a_sink_logit_of_minus_infinity_is_the_plain_window(causal):
     shape = Shape(2, 4, 90, causal)
     inputs = draw(2, shape)
     for mask in (None, torch.arange(90).expand(2, -1) >= 60):
-        plain = build("local", shape)(*inputs, key_padding_mask=mask)
+        plain = build("local", shape, backend="tiles")(*inputs, key_padding_mask=mask)
         found = with_sink(shape, [-torch.inf] * 2)(*inputs, key_padding_mask=mask)
         assert torch.allclose(found, plain, atol=1e-12)
 
@@ -86,7 +86,7 @@ def test_gradients_with_a_learned_sink(n, causal):
 @pytest.mark.parametrize("learned", [False, True])
 def test_decoding_from_the_cache_equals_the_causal_form(window, sinks, learned):
     shape = Shape(2, 4, 60, causal=True)
-    method = build("local", shape, window=window, sinks=sinks, learned_sink=learned)
+    method = build("local", shape, backend="tiles", window=window, sinks=sinks, learned_sink=learned)
     q, k, v = (x.detach() for x in draw(2, shape))
     state = method.start(2, torch.device("cpu"), torch.float64)
     outs = []
@@ -110,7 +110,7 @@ def test_backends_agree_and_a_learned_sink_needs_tiles():
         shape = Shape(2, 16, 90, causal)
         inputs = [x.detach() for x in draw(2, shape)]
         wanted = build("local", shape, backend="dense")(*inputs, key_padding_mask=padding(2, 90))
-        for backend in ("tiles", "diagonals", "flex"):
+        for backend in ("tiles", "masked", "diagonals", "flex"):
             method = build("local", shape, backend=backend)
             found = method(*inputs, key_padding_mask=padding(2, 90))
             assert method.backend == backend
@@ -123,7 +123,7 @@ def test_a_longformer_without_globals_is_local():
     shape = Shape(2, 4, 200)
     inputs = draw(1, shape)
     other = build("longformer", shape, window=16, global_tokens=0)
-    assert torch.equal(build("local", shape, window=8, sinks=0)(*inputs), other(*inputs))
+    assert torch.equal(build("local", shape, backend="tiles", window=8, sinks=0)(*inputs), other(*inputs))
 
 
 @pytest.mark.parametrize(

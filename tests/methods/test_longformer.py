@@ -44,7 +44,7 @@ def rows_by_loops(q, k, v, mask):
 @pytest.mark.parametrize("n", [1, 5, 33, 130])
 def test_l1_l2_l8_support_is_exactly_the_pattern(n, window, globals_, causal):
     """L1, L2, L8: w / 2 a side, rows near the ends normalised over real keys; causal: AND lower triangle."""
-    method = build("longformer", Shape(1, 3, n, causal), window=window, global_tokens=globals_)
+    method = build("longformer", Shape(1, 3, n, causal), backend="tiles", window=window, global_tokens=globals_)
     matrix = effective(method, n)[0]
     assert torch.equal(matrix > 0, by_loops(n, window, range(globals_), causal))
     assert torch.equal(method.pattern(n)[0, 0], by_loops(n, window, range(globals_), causal))
@@ -52,7 +52,7 @@ def test_l1_l2_l8_support_is_exactly_the_pattern(n, window, globals_, causal):
 
 
 def test_l2_rows_at_the_ends_are_a_softmax_over_their_own_keys():
-    method = build("longformer", Shape(1, 4, 70), window=16, global_tokens=0)
+    method = build("longformer", Shape(1, 4, 70), backend="tiles", window=16, global_tokens=0)
     q, k, v = (x.detach()[0, 0] for x in draw(1, method.shape))
     wanted = rows_by_loops(q, k, v, by_loops(70, 16, (), False))
     found = method(q[None, None], k[None, None], v[None, None])[0, 0]
@@ -62,7 +62,7 @@ def test_l2_rows_at_the_ends_are_a_softmax_over_their_own_keys():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 20, 200])
 def test_l3_dilated_heads_see_every_dth_key(n, causal):
-    method = build("longformer", Shape(3, 4, n, causal), window=6, global_tokens=1, dilation=3)
+    method = build("longformer", Shape(3, 4, n, causal), backend="tiles", window=6, global_tokens=1, dilation=3)
     matrix = effective(method, n)
     for head, dilation in enumerate((1, 3, 3)):
         assert torch.equal(matrix[head] > 0, by_loops(n, 6, range(1), causal, dilation))
@@ -72,7 +72,7 @@ def test_l3_dilated_heads_see_every_dth_key(n, causal):
 def test_l3_span_after_three_layers(dilation, span):
     """w = 8: L w d + 1 wide with L w + 1 positions; one head with d = 1 fills all gaps that one step of it can."""
     n, layers = 101, 3
-    steps = build("longformer", Shape(1, 4, n), window=8, global_tokens=0, dilation=dilation)
+    steps = build("longformer", Shape(1, 4, n), backend="tiles", window=8, global_tokens=0, dilation=dilation)
     reached = torch.linalg.matrix_power(steps.pattern(n)[0, 0].double(), layers)[n // 2] > 0
     places = reached.nonzero().flatten()
     assert int(places[-1] - places[0]) + 1 == span
@@ -122,7 +122,7 @@ def global_inputs(method, batch, n, mask):
 def test_l5_l7_separate_projections_and_globals_by_row_equal_loops(causal, padded):
     """L5, L7: global rows over all tokens with their own q, k, v; local rows with local ones; a loop by sample."""
     n, window = 75, 8
-    method = build("longformer", Shape(2, 4, n, causal), window=window)
+    method = build("longformer", Shape(2, 4, n, causal), backend="tiles", window=window)
     mask = torch.zeros(3, n, dtype=torch.bool)
     mask[0, [0, 7, 74]] = True
     mask[2, 30:40] = True  # row 1 has none
@@ -147,7 +147,7 @@ def test_l5_l7_separate_projections_and_globals_by_row_equal_loops(causal, padde
 @pytest.mark.parametrize("causal", [False, True])
 def test_l5_gradients_reach_all_six_projections(causal):
     n = 90
-    method = build("longformer", Shape(2, 4, n, causal), window=8, dilation=2, dilated_heads=1)
+    method = build("longformer", Shape(2, 4, n, causal), backend="tiles", window=8, dilation=2, dilated_heads=1)
     mask = torch.rand(2, n, generator=torch.Generator().manual_seed(0)) > 0.8
     local, own = global_inputs(method, 2, n, mask)
     weight = torch.randn(2, 2, n, 4, dtype=torch.float64)
@@ -204,10 +204,10 @@ def test_l7_an_encoder_takes_the_globals_of_each_row():
 
 
 def test_l7_a_mask_without_globals_and_a_wrong_mask():
-    method = build("longformer", Shape(1, 3, 30), window=4)
+    method = build("longformer", Shape(1, 3, 30), backend="tiles", window=4)
     q, k, v = draw(2, method.shape)
     none = torch.zeros(2, 30, dtype=torch.bool)
-    without = build("longformer", Shape(1, 3, 30), window=4, global_tokens=0)
+    without = build("longformer", Shape(1, 3, 30), backend="tiles", window=4, global_tokens=0)
     assert torch.equal(method(q, k, v, global_mask=none), without(q, k, v))
     with pytest.raises(ValueError, match=r"^global_mask=bool \[2, 29\]: expected bool \[batch, 30\]"):
         method(q, k, v, global_mask=none[:, 1:])
@@ -216,7 +216,9 @@ def test_l7_a_mask_without_globals_and_a_wrong_mask():
 
 
 def test_l8_no_gradient_from_the_future_with_globals_in_the_middle():
-    method = build("longformer", Shape(2, 4, 80, causal=True), window=8, dilation=2, dilated_heads=1)
+    method = build(
+        "longformer", Shape(2, 4, 80, causal=True), backend="tiles", window=8, dilation=2, dilated_heads=1
+    )
     q, k, v = draw(1, method.shape)
     mask = torch.zeros(1, 80, dtype=torch.bool)
     mask[0, [20, 60]] = True
@@ -227,7 +229,9 @@ def test_l8_no_gradient_from_the_future_with_globals_in_the_middle():
 
 @pytest.mark.parametrize("real", [1, 40, 63])
 def test_l9_padding_content_and_amount_do_not_matter(real):
-    method = build("longformer", Shape(2, 4, 130), window=8, global_tokens=2, dilation=2, dilated_heads=1)
+    method = build(
+        "longformer", Shape(2, 4, 130), backend="tiles", window=8, global_tokens=2, dilation=2, dilated_heads=1
+    )
     q, k, v = (x.detach() for x in draw(1, method.shape))
     alone = method(*(x[:, :, :real] for x in (q, k, v)))
     mask = torch.arange(130)[None] >= real
@@ -240,7 +244,7 @@ def test_l9_padding_content_and_amount_do_not_matter(real):
 
 
 def test_l9_rows_that_see_padding_only_are_zero():
-    method = build("longformer", Shape(1, 4, 60), window=8, global_tokens=0)
+    method = build("longformer", Shape(1, 4, 60), backend="tiles", window=8, global_tokens=0)
     q, k, v = draw(1, method.shape)
     out = method(q, k, v, key_padding_mask=torch.arange(60)[None] >= 30)
     assert bool((out[:, :, 34:] == 0).all())
@@ -256,7 +260,7 @@ def test_l10_all_backends_agree(n, causal):
     for chosen in (None, mask):
         for pads in (None, padding(2, n)):
             outs = {}
-            for backend in ("tiles", "diagonals", "flex", "dense"):
+            for backend in ("tiles", "masked", "diagonals", "flex", "dense"):
                 method = build("longformer", shape, backend=backend, **params)
                 inputs = [x.detach() for x in draw(2, shape)]
                 outs[backend] = method(*inputs, key_padding_mask=pads, global_mask=chosen)
@@ -269,7 +273,7 @@ def test_l10_gradients_of_the_differentiable_backends_agree():
     shape = Shape(2, 4, 70)
     weight = torch.randn(2, 2, 70, 4, dtype=torch.float64)
     grads = []
-    for backend in ("tiles", "diagonals", "dense"):
+    for backend in ("tiles", "masked", "diagonals", "dense"):
         method = build("longformer", shape, window=8, dilation=2, dilated_heads=1, backend=backend)
         inputs = draw(2, shape)
         grads.append(torch.autograd.grad(method(*inputs, key_padding_mask=padding(2, 70)), inputs, weight))
@@ -281,15 +285,19 @@ def test_l10_a_pinned_backend_that_cannot_run_is_refused():
     method = build("longformer", Shape(2, 16, 20), backend="flex")
     with pytest.raises(Unsupported, match=r"^backend=flex: FlexAttention has no backward on cpu; expected auto"):
         method(*draw(1, method.shape))
-    auto = build("longformer", Shape(2, 16, 20))
+
+
+@pytest.mark.parametrize(("n", "backend"), [(16, "masked"), (300, "tiles")])
+def test_l10_auto_is_one_masked_call_where_the_window_is_most_of_the_input(n, backend):
+    auto = build("longformer", Shape(2, 16, n))
     auto(*draw(1, auto.shape))
-    assert auto.backend == "tiles"
+    assert auto.backend == backend
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_l11_softmax_is_in_float32(dtype):
     """Logits far beyond float16's 65504 do not overflow; padding is a boolean mask, not a large number."""
-    method = build("longformer", Shape(1, 16, 200), dtype, window=16)
+    method = build("longformer", Shape(1, 16, 200), dtype, backend="tiles", window=16)
     q, k, v = (x.detach() for x in draw(1, method.shape, dtype=dtype))
     out = method(q * 200, k * 200, v, key_padding_mask=padding(1, 200))
     assert out.dtype == dtype
@@ -314,7 +322,7 @@ def test_l12_positions_are_tiled():
 def test_a_window_over_everything_is_full_attention():
     shape = Shape(2, 5, 50)
     inputs = draw(2, shape)
-    wide = build("longformer", shape, window=100, global_tokens=0)
+    wide = build("longformer", shape, backend="tiles", window=100, global_tokens=0)
     assert torch.allclose(wide(*inputs), build("full", shape)(*inputs), atol=1e-12)
     assert wide.degenerate(50)
 
@@ -326,7 +334,7 @@ def test_a_window_over_everything_is_full_attention():
         ({"global_tokens": -1}, r"^global_tokens=-1: expected"),
         ({"dilation": 0}, r"^dilation=0: expected"),
         ({"dilated_heads": -1}, r"^dilated_heads=-1: expected"),
-        ({"backend": "fast"}, r"^backend=fast: expected one of auto, tiles, diagonals, flex, dense"),
+        ({"backend": "fast"}, r"^backend=fast: expected one of auto, tiles, masked, diagonals, flex, dense"),
     ],
 )
 def test_parameters_outside_their_range_are_refused(params, message):
@@ -335,7 +343,7 @@ def test_parameters_outside_their_range_are_refused(params, message):
 
 
 def test_nan_stays_in_its_row_or_its_tiles():
-    method = build("longformer", Shape(1, 4, 400), window=8, global_tokens=0)
+    method = build("longformer", Shape(1, 4, 400), backend="tiles", window=8, global_tokens=0)
     q, k, v = (x.detach() for x in draw(1, method.shape))
     clean = method(q, k, v)
     for which, spoiled in ((0, range(100, 101)), (1, range(0, 192)), (2, range(0, 192))):

@@ -185,6 +185,7 @@ def synthetic_run(methods: tuple[str, ...] = tuple(METHODS)) -> Tables:
                         base = identity(method, seq_len=seq_len, seed=seed, **axes)
                         measures = {
                             "output_error": size,
+                            "spectral_error": size * 0.9,
                             "attention_error": size * 1.1,
                             "row_tv": min(1.0, size / 2),
                             "row_kl": "" if method == "longformer" else size,
