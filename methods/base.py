@@ -96,6 +96,8 @@ class Attention(nn.Module, ABC):
 
     capabilities: ClassVar[Capabilities] = Capabilities()
     budget: ClassVar[str | None] = None
+    #: The backward computes the scores again rather than keep them.
+    recomputes_scores: ClassVar[bool] = False
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -149,8 +151,12 @@ class Attention(nn.Module, ABC):
         """Floating-point operations of one forward, a multiply-add counted as 2, matrix products only."""
 
     def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """Operations of forward and backward: each product costs two more of its size in the backward."""
-        return 3 * self.flops(batch_size, seq_len)
+        """Operations of forward and backward: each product costs two more of its size in the backward.
+
+        Where the backward recomputes the scores, one of two products, that is 5 products against 2.
+        """
+        forward = self.flops(batch_size, seq_len)
+        return forward * 7 // 2 if self.recomputes_scores else 3 * forward
 
     def footprint_bytes(self, batch_size: int, seq_len: int, mode: Mode, itemsize: int) -> int:
         """A lower bound of the memory beyond q, k, v, to skip cells that cannot fit: at least the output."""

@@ -22,6 +22,7 @@ class Flash(CachedAttention):
     may spoil others of its head that share a tile with it."""
 
     capabilities = Capabilities(cross=True, exact=True, position_free=True, decode=True)
+    recomputes_scores = True
 
     def __init__(
         self,
@@ -63,7 +64,3 @@ class Flash(CachedAttention):
         queries, keys = spans(seq_len, self.block_q), spans(seq_len, self.block_k)
         pairs = sum(i.size * j.size for i in queries for j in keys if scoring.visible(i, j))
         return 4 * batch_size * self.shape.heads * pairs * self.shape.head_dim
-
-    def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """3.5 times the forward: the backward recomputes the scores, 5 products against 2."""
-        return self.flops(batch_size, seq_len) * 7 // 2

@@ -32,6 +32,7 @@ class Flex(Attention):
     """
 
     capabilities = Capabilities(cross=True, exact=True, forward_only=("cpu",))
+    recomputes_scores = True
 
     def __init__(
         self,
@@ -88,10 +89,6 @@ class Flex(Attention):
         """4 N^2 D a head, halved when causal and compiled, since blocks of the future are skipped."""
         full = 4 * batch_size * self.shape.heads * seq_len**2 * self.shape.head_dim
         return full // 2 if self.shape.causal and self.kernel != "eager" else full
-
-    def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """3.5 times the forward: the backward recomputes the scores, 5 products against 2."""
-        return self.flops(batch_size, seq_len) * 7 // 2
 
     def footprint_bytes(self, batch_size: int, seq_len: int, mode: Mode, itemsize: int) -> int:
         """Eager, the N x N scores."""

@@ -26,6 +26,7 @@ class SDPA(CachedAttention):
     """
 
     capabilities = Capabilities(cross=True, exact=True, position_free=True, decode=True)
+    recomputes_scores = True
 
     def __init__(
         self,
@@ -73,10 +74,6 @@ class SDPA(CachedAttention):
         """4 N^2 D a head, halved when causal, since tiled kernels skip the blocks of the future."""
         full = 4 * batch_size * self.shape.heads * seq_len**2 * self.shape.head_dim
         return full // 2 if self.shape.causal else full
-
-    def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """3.5 times the forward: the backward recomputes the scores, 5 products against 2."""
-        return self.flops(batch_size, seq_len) * 7 // 2
 
 
 def _causal_blocks(queries: int, keys: int, device: torch.device) -> Iterator[tuple[int, int, Tensor]]:

@@ -18,6 +18,8 @@ class PackedExact(Attention):
     Rows at padding are therefore 0. What a NaN or infinity does is the package's affair.
     """
 
+    recomputes_scores = True
+
     @abstractmethod
     def whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q, k, v `[B, N, H, D]`, the layout of these packages -> `[B, N, H, D]`."""
@@ -56,10 +58,6 @@ class PackedExact(Attention):
         """4 N^2 D a head, halved when causal, since tiled kernels skip the blocks of the future."""
         full = 4 * batch_size * self.shape.heads * seq_len**2 * self.shape.head_dim
         return full // 2 if self.shape.causal else full
-
-    def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """3.5 times the forward: the backward recomputes the scores, 5 products against 2."""
-        return self.flops(batch_size, seq_len) * 7 // 2
 
 
 def lengths(cu_seqlens: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class BlockSparse(Attention):
 
     capabilities = Capabilities(causal=False, deterministic=False)
     budget = "block"
+    recomputes_scores = True
 
     def __init__(
         self,
@@ -128,10 +129,6 @@ class BlockSparse(Attention):
         layout = self.layout(seq_len)
         pairs = self.blocks.pairs(layout.blocks) * self.block**2 if self.choice != "dense" else seq_len**2
         return 4 * batch_size * self.shape.heads * pairs * self.shape.head_dim
-
-    def train_flops(self, batch_size: int, seq_len: int) -> int:
-        """3.5 times the forward: the backward recomputes the scores, 5 products against 2."""
-        return self.flops(batch_size, seq_len) * 7 // 2
 
     def degenerate(self, seq_len: int) -> bool:
         """Every block attends every block, so that nothing is saved."""
