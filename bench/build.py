@@ -5,14 +5,15 @@ Modules are built on torch's meta device, which checks every parameter's range a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
 from bench.cell import Cell
 from bench.device import why_unavailable
 from bench.errors import Refused
-from bench.model import Model, attention_layers, build_model, build_task, count_parameters
+from bench.model import BASELINE_METHOD, Model, attention_layers, build_model, build_task, count_parameters
 from methods.registry import Attention, Mixer, Mode, Unsupported
 
 MIB = 2**20
@@ -20,13 +21,17 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Facts:
-    """`verdict` is a (status, reason) that spares the attempt, or None for a cell that can be tried."""
+    """`verdict` is a (status, reason) that spares the attempt, or None for a cell that can be tried.
+
+    `parameters_ratio` is to the baseline in the same model, None at a level without one.
+    """
 
     verdict: tuple[str, str] | None = None
     degenerate: bool = False
     budget_name: str | None = None
     budget_value: float | None = None
     parameters: int = 0
+    parameters_ratio: float | None = None
     flops: int = 0
     footprint_mib: float = 0.0
     work: float = 0.0
@@ -43,18 +48,21 @@ def facts(cell: Cell) -> Facts:
         raise Refused(f"{error} (in {cell.describe()})") from error
     layers = [part for part in subject.modules() if isinstance(part, Attention)]
     attention, budgets = layers[0], {layer.budget_value() for layer in layers}
-    flops = _flops(cell, subject)
+    length = attention.shape.seq_len  # with the front tokens of a model
+    parameters, flops = count_parameters(subject), _flops(cell, subject)
+    baseline = _baseline_parameters(replace(cell, method=BASELINE_METHOD, seed=0)) if cell.model else None
     itemsize = getattr(torch, cell.hardware.dtype).itemsize
     mode: Mode = "train" if cell.mode == "train" else "forward"
     return Facts(
         verdict=_refusal(cell, attention),
-        degenerate=all(layer.degenerate(cell.seq_len) for layer in layers),
+        degenerate=all(layer.degenerate(length) for layer in layers),
         budget_name=attention.budget,
         budget_value=budgets.pop() if len(budgets) == 1 else None,  # a schedule has no one value
-        parameters=count_parameters(subject),
+        parameters=parameters,
+        parameters_ratio=parameters / baseline if baseline else None,
         flops=flops,
         footprint_mib=max(
-            layer.footprint_bytes(cell.batch_size, cell.seq_len, mode, itemsize) / MIB for layer in layers
+            layer.footprint_bytes(cell.batch_size, length, mode, itemsize) / MIB for layer in layers
         ),
         work=float(flops) * (cell.train.steps if cell.train else 10),
     )
@@ -66,6 +74,13 @@ def _subject(cell: Cell) -> Attention | Mixer | Model:
         return build_model(cell, cell.method, build_task(cell))
     attention = attention_layers(cell, cell.method, 1)[0]
     return Mixer(attention) if cell.level == "mixer" else attention
+
+
+@lru_cache(maxsize=256)
+def _baseline_parameters(cell: Cell) -> int:
+    """Parameters of the model of a cell, once for all methods and seeds of a sweep."""
+    with torch.device("meta"):
+        return count_parameters(_subject(cell))
 
 
 def _flops(cell: Cell, subject: Attention | Mixer | Model) -> int:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 #: Version of the stored record; a record of another version is foreign.
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 Table = Literal["efficiency", "errors", "accuracy"]
 
@@ -35,10 +35,13 @@ class Model:
 
     name: str
     layers: int
+    width: int
     ff_dim: int
     dropout: float
     positions: str
+    embedding_std: float
     pooling: str
+    classifier_dim: int
     reversible: bool
     ff_chunks: int
 

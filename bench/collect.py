@@ -12,6 +12,9 @@ from bench.store import Store
 
 Row = dict[str, Any]
 
+#: Long Range Arena's rule for comparable models: within 10 % of the plain Transformer's parameters.
+PARAMETERS_RATIO = (0.9, 1.1)
+
 
 def collect(store: Store) -> list[str]:
     """Write all tables of a run from its records; returns a line for every file that is no record."""
@@ -28,6 +31,12 @@ def collect(store: Store) -> list[str]:
         formatted = [{key: text(row.get(key)) for key in columns} for row in rows[table]]
         store.write_table(table, columns, formatted)
     return complaints
+
+
+def outside(ratio: float | None) -> bool | None:
+    """Whether a model has not about as many parameters as the baseline's; None where there is no model."""
+    low, high = PARAMETERS_RATIO
+    return None if ratio is None else not low <= ratio <= high
 
 
 def text(value: Any) -> str:
@@ -52,8 +61,18 @@ def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
     axes = {**identity, **axes_of(cell, record)}
     outcome = {
         key: record.get(key)
-        for key in ("status", "reason", "parameters", "started_at", "elapsed_s", "overhead_s", "code_fingerprint")
+        for key in (
+            "status",
+            "reason",
+            "parameters",
+            "parameters_ratio",
+            "started_at",
+            "elapsed_s",
+            "overhead_s",
+            "code_fingerprint",
+        )
     }
+    outcome["parameters_flag"] = outside(outcome["parameters_ratio"])
     outcome["backend"] = next((value["backend"] for value in results.values() if "backend" in value), None)
     base = {**axes, **outcome}
     memory = {
@@ -88,6 +107,8 @@ def axes_of(cell: Cell, record: dict[str, Any]) -> Row:
         "task": cell.task.name if cell.task else "none",
         "model": cell.model.name if cell.model else "none",
         "layers": cell.model.layers if cell.model else 1,
+        "positions": cell.model.positions if cell.model else "none",
+        "pooling": cell.model.pooling if cell.model else "none",
         "reversible": cell.model.reversible if cell.model else False,
         "ff_chunks": cell.model.ff_chunks if cell.model else 1,
         "seq_len": cell.seq_len,

@@ -119,6 +119,7 @@ def new_record(planned: Planned, environment: dict[str, str], run: str) -> dict[
         "traceback": "",
         "results": {},
         "parameters": facts.parameters,
+        "parameters_ratio": facts.parameters_ratio,
         "flops": facts.flops,
         "budget_name": facts.budget_name,
         "budget_value": facts.budget_value,

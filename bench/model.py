@@ -22,12 +22,13 @@ BASELINE_METHOD = Plugin(BASELINE, METHODS[BASELINE])
 
 
 class Model(nn.Module):
-    """Tokens to logits: the encoder, then the head."""
+    """Tokens to logits: the encoder, then the head, which sees the tokens, or with `cls` the first front token."""
 
-    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, *, cls: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.cls = cls
 
     def forward(self, tokens: Tensor, padding: Tensor | None = None, global_mask: Tensor | None = None) -> Tensor:
         """Tokens `[B, N]` of any integer dtype, bool alike True at pads and at global tokens -> logits.
@@ -35,7 +36,9 @@ class Model(nn.Module):
         All three may be `[B, documents, N]`: the encoder sees each document alone, the head all of them.
         """
         flat = [None if x is None else x.flatten(0, -2) for x in (padding, global_mask)]
-        hidden = self.encoder(tokens.flatten(0, -2).long(), *flat)
+        hidden = self.encoder(tokens.flatten(0, -2).long(), *flat, keep_front=self.cls)
+        if self.cls:
+            hidden, padding = hidden[:, :1], None
         logits: Tensor = self.head(hidden.unflatten(0, tokens.shape[:-1]), padding)
         return logits
 
@@ -48,9 +51,9 @@ def seeded(seed: int) -> Iterator[torch.Generator]:
         yield torch.Generator().manual_seed(seed)
 
 
-def attention_layers(cell: Cell, method: Plugin, count: int) -> Sequence[Attention]:
-    """The method's layers, drawn from the cell's seed."""
-    shape = Shape(cell.heads, cell.head_dim, cell.seq_len, cell.causal)
+def attention_layers(cell: Cell, method: Plugin, count: int, front_tokens: int = 0) -> Sequence[Attention]:
+    """The method's layers for seq_len + front_tokens rows, drawn from the cell's seed."""
+    shape = Shape(cell.heads, cell.head_dim, cell.seq_len + front_tokens, cell.causal)
     cls = cast(Any, method_class(method.target))
     with naming(PREFIX["method"], method.params), seeded(derive_seed(cell.seed, "method")) as generator:
         layers: Sequence[Attention] = cls.layers(shape, count, generator, **method.params)
@@ -69,21 +72,26 @@ def build_task(cell: Cell) -> Task | None:
 def build_model(cell: Cell, method: Plugin, task: Task | None) -> Model:
     """The whole model; encoder and head start from the same weights for every method."""
     assert cell.model is not None
-    layers = attention_layers(cell, method, cell.model.layers)
-    width = cell.heads * cell.head_dim
+    cls = cell.model.pooling == "cls" and not (task and task.per_token)
+    # a CLS is the first of those that the method has anyway
+    front = max(int(cls), method_class(method.target).prepended(**method.params))
+    layers = attention_layers(cell, method, cell.model.layers, front)
     with seeded(derive_seed(cell.seed, "model")):
         encoder = Encoder(
             layers,
             vocab_size=task.vocab_size if task else VOCAB,
             ff_dim=cell.model.ff_dim,
+            width=cell.model.width,
             dropout=cell.model.dropout,
             positions=cell.model.positions,  # type: ignore[arg-type]
+            embedding_std=cell.model.embedding_std,
+            front_tokens=front,
             reversible=cell.model.reversible,
             ff_chunks=cell.model.ff_chunks,
         )
-        pooling = cell.model.pooling
-        head = task.head(width, pooling) if task else SequenceHead(width, CLASSES, pooling)
-    return Model(encoder, head)
+        shape = cell.model.width, cell.model.pooling, cell.model.classifier_dim
+        head = task.head(*shape) if task else SequenceHead(shape[0], CLASSES, *shape[1:])
+    return Model(encoder, head, cls=cls)
 
 
 def backends(module: nn.Module) -> str:

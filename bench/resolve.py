@@ -60,13 +60,19 @@ def cell_from_config(cfg: DictConfig) -> Cell:
     def first(*choices: Any) -> Any:
         return next(choice for choice in choices if choice is not None)
 
+    heads = first(cfg.heads, cfg.model.heads if model_level else DEFAULT_HEADS)
+    head_dim = first(cfg.head_dim, cfg.model.head_dim if model_level else DEFAULT_HEAD_DIM)
+    causal = first(cfg.causal, task_cls.causal if task_cls else False)
+    pooling = cfg.model.pooling.value
+    if model_level and causal and pooling in ("cls", "first") and not (task_cls and task_cls.per_token):
+        raise Refused(f"model.pooling={pooling}: with causal=true its row sees no other token; say last or mean")
     return Cell(
         method=method,
         seq_len=first(cfg.seq_len, cfg.task.seq_len, DEFAULT_SEQ_LEN),
         batch_size=first(cfg.batch_size, cfg.task.train.batch_size if task else 1),
-        heads=first(cfg.heads, cfg.model.heads if model_level else DEFAULT_HEADS),
-        head_dim=first(cfg.head_dim, cfg.model.head_dim if model_level else DEFAULT_HEAD_DIM),
-        causal=first(cfg.causal, task_cls.causal if task_cls else False),
+        heads=heads,
+        head_dim=head_dim,
+        causal=causal,
         level=level,
         mode="train" if "train" in passes else cfg.mode.value,
         seed=cfg.seed,
@@ -86,7 +92,7 @@ def cell_from_config(cfg: DictConfig) -> Cell:
             threads=first(cfg.hardware.threads, available_cores()),
             compile=cfg.hardware.compile,
         ),
-        model=_model(cfg) if model_level else None,
+        model=_model(cfg, heads * head_dim) if model_level else None,
         task=task,
         train=_train(cfg) if "train" in passes else None,
     )
@@ -126,15 +132,20 @@ def _passes(cfg: DictConfig, level: str, task: bool) -> tuple[str, ...]:
     return passes
 
 
-def _model(cfg: DictConfig) -> Model:
+def _model(cfg: DictConfig, inner: int) -> Model:
+    """`inner` is heads x head_dim, the width unless one is given; the classifier's hidden layer follows it."""
     model = cfg.model
+    width = inner if model.width is None else model.width
     return Model(
         name=model.name,
         layers=model.layers,
+        width=width,
         ff_dim=model.ff_dim,
         dropout=model.dropout,
         positions=model.positions.value,
+        embedding_std=model.embedding_std,
         pooling=model.pooling.value,
+        classifier_dim=width if model.classifier_dim is None else model.classifier_dim,
         reversible=model.reversible,
         ff_chunks=model.ff_chunks,
     )

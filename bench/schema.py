@@ -64,12 +64,14 @@ class Positions(Enum):
 
     learned = "learned"
     sinusoidal = "sinusoidal"
+    rotary = "rotary"
     none = "none"
 
 
 class Pooling(Enum):
-    """How a sequence becomes one vector, over its real tokens."""
+    """How a sequence becomes one vector: a learned token in front, or its real tokens."""
 
+    cls = "cls"
     mean = "mean"
     first = "first"
     last = "last"
@@ -94,16 +96,19 @@ class Rerun(Enum):
 
 @dataclass
 class ModelConfig:
-    """The encoder around a method, used at level `model`."""
+    """The encoder around a method, used at level `model`; null dimensions follow heads x head_dim."""
 
     name: str = MISSING
     layers: int = 2
     heads: int = 2
     head_dim: int = 32
+    width: int | None = None
     ff_dim: int = 128
     dropout: float = 0.0
     positions: Positions = Positions.learned
+    embedding_std: float = 0.02
     pooling: Pooling = Pooling.mean
+    classifier_dim: int | None = None
     reversible: bool = False
     ff_chunks: int = 1
 
@@ -209,8 +214,11 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "model.layers": (1, None),
     "model.heads": (1, None),
     "model.head_dim": (1, None),
+    "model.width": (1, None),
     "model.ff_dim": (1, None),
     "model.dropout": (0, 0.99),
+    "model.embedding_std": (1e-6, None),
+    "model.classifier_dim": (1, None),
     "model.ff_chunks": (1, None),
     "task.seq_len": (1, None),
     "task.train.steps": (1, None),

@@ -26,6 +26,8 @@ def cell_line(record: dict[str, Any]) -> str:
         words.append(f"peak {quantity(row['peak_mib'])} MiB")
     if row.get("output_error") is not None:
         words.append(f"error {row['output_error']:.2g}")
+    if row["parameters_flag"]:
+        words.append(f"parameters x {row['parameters_ratio']:.2f}")
     return f"{head} {'  '.join(words)}"
 
 
@@ -95,6 +97,10 @@ def cell_table(record: dict[str, Any]) -> str:
             if found.get(key) is not None
         ]
         lines.append((f"error, |q|,|k| x {found['qk_norm']:g}", ", ".join(words) or found["note"]))
+    if row["parameters_ratio"] is not None:
+        flag = ": not within 10 %" if row["parameters_flag"] else ""
+        times = f"{row['parameters_ratio']:.3g} times those of {record['baseline']}"
+        lines.append(("parameters", f"{row['parameters']:,}, {times}{flag}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 

@@ -125,6 +125,14 @@ class Attention(nn.Module, ABC):
         own = [by_layer(params, i, count) for i in range(count)]
         return [cls(shape, layer=i, generator=generator, **own[i]) for i in range(count)]  # type: ignore[call-arg]
 
+    @classmethod
+    def prepended(cls, **params: Any) -> int:
+        """How many learned tokens a model puts before its input for layers with these parameters.
+
+        They are the first rows that the layers see, and count in the `seq_len` that these are built for.
+        """
+        return 0
+
     @abstractmethod
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None) -> Tensor:
         """Attend: q, k, v `[B, H, N, D]`, mask bool `[B, N]` (True = padding) -> `[B, H, N, D]`."""

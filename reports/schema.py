@@ -38,6 +38,8 @@ _AXES: Kinds = {
     "task": "text",
     "model": "text",
     "layers": "whole",
+    "positions": "text",
+    "pooling": "text",
     "reversible": "flag",
     "ff_chunks": "whole",
     "seq_len": "count",
@@ -59,6 +61,8 @@ _OUTCOME: Kinds = {
     "reason": "text",
     "backend": "text",
     "parameters": "whole",
+    "parameters_ratio": "metric",
+    "parameters_flag": "flag",
     "started_at": "text",
 }
 

@@ -21,6 +21,8 @@ _CONTEXT = (
     "task",
     "model",
     "layers",
+    "positions",
+    "pooling",
     "reversible",
     "ff_chunks",
     "device",
@@ -33,7 +35,11 @@ _CONTEXT = (
     "batch_size",
 )
 #: In training a task brings its own shapes, which therefore do not split a run.
-_OF_TASK = ("task", "level", "seq_len", "batch_size", "heads", "head_dim", "causal", "layers", "model")
+_OF_MODEL = ("layers", "positions", "pooling", "reversible", "ff_chunks")
+_OF_TASK = (
+    *("task", "level", "seq_len", "batch_size", "heads", "head_dim", "causal"),
+    *("model", "layers", "positions", "pooling"),
+)
 NO_TASK = ("", "none")
 _COUNTED = {"layers": "layer", "ff_chunks": "feed-forward chunk", "heads": "head", "threads": "thread"}
 
@@ -150,7 +156,7 @@ def _split(run: Run, table: str, columns: list[str]) -> list[Setting]:
 
 def _describe_all(rows: pd.DataFrame, columns: Sequence[str]) -> str:
     if not bool((rows["level"] == "model").any()):
-        columns = [column for column in columns if column not in ("layers", "reversible", "ff_chunks")]
+        columns = [column for column in columns if column not in _OF_MODEL]
     parts = [_describe(column, rows[column].iloc[0]) for column in columns]
     return ", ".join(part for part in parts if part)
 
@@ -165,6 +171,8 @@ def _describe(column: str, value: object) -> str:
         "level": f"{value} level",
         "task": f"task {value}",
         "model": f"model {value}",
+        "positions": f"{value} positions",
+        "pooling": f"{value} pooling",
         "head_dim": f"head dimension {value}",
         "causal": "causal" if value else "bidirectional",
         "reversible": "reversible" if value else "not reversible",

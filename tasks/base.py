@@ -102,16 +102,17 @@ class Task(ABC):
     def examples(self, split: SplitName) -> Examples:
         """The whole split. Same parameters and seed, same bits; the three splits share no example."""
 
-    def head(self, width: int, pooling: str) -> nn.Module:
+    def head(self, width: int, pooling: str, hidden_dim: int | None = None) -> nn.Module:
         """The module from hidden states `[B, N, width]` (and padding mask) to logits.
 
-        Of a task of two documents they are `[B, 2, N, width]`.
+        Of a task of two documents they are `[B, 2, N, width]`. `hidden_dim` is the width of the classifier's
+        hidden layer, None for `width`; a task of one target a token pools nothing and has no such layer.
         """
         if self.per_token:
             return TokenHead(width, self.num_classes)
         if self.documents == 2:
-            return PairHead(width, self.num_classes, pooling)
-        return SequenceHead(width, self.num_classes, pooling)
+            return PairHead(width, self.num_classes, pooling, hidden_dim=hidden_dim)
+        return SequenceHead(width, self.num_classes, pooling, hidden_dim)
 
 
 def score(logits: Tensor, targets: Tensor) -> tuple[int, int]:

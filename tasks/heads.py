@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-POOLINGS = ("mean", "first", "last")
+#: How a sequence becomes one vector: the output of a learned token that the model puts before it (LRA's CLS),
+#: the mean over real tokens, or the output at the first or the last real token.
+POOLINGS = ("cls", "mean", "first", "last")
 
 
 def pool(hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
-    """Reduce hidden states `[B, N, E]` to `[B, E]` over real tokens only; `padding` is True at pads."""
-    if pooling == "first":
+    """Reduce hidden states `[B, N, E]` to `[B, E]` over real tokens only; `padding` is True at pads.
+
+    `cls` is the first row, as `first` is: a model with a CLS gives its head that row alone.
+    """
+    if pooling in ("cls", "first"):
         return hidden[:, 0]
     if padding is None:
         return hidden.mean(dim=1) if pooling == "mean" else hidden[:, -1]
@@ -22,16 +27,22 @@ def pool(hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
-class SequenceHead(nn.Module):
-    """Pool, then width -> width -> classes with a ReLU between, as in Long Range Arena's classifiers."""
+def check_pooling(pooling: str) -> None:
+    """ValueError unless `pooling` is one of `POOLINGS`."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling={pooling!r}: expected one of {', '.join(POOLINGS)}")
 
-    def __init__(self, width: int, classes: int, pooling: str) -> None:
+
+class SequenceHead(nn.Module):
+    """Pool, then width -> hidden_dim (null: width) -> classes with a ReLU between, as in Long Range Arena."""
+
+    def __init__(self, width: int, classes: int, pooling: str, hidden_dim: int | None = None) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling={pooling!r}: expected one of {', '.join(POOLINGS)}")
+        check_pooling(pooling)
         self.pooling = pooling
-        self.hidden = nn.Linear(width, width)
-        self.classes = nn.Linear(width, classes)
+        hidden_dim = width if hidden_dim is None else hidden_dim
+        self.hidden = nn.Linear(width, hidden_dim)
+        self.classes = nn.Linear(hidden_dim, classes)
 
     def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
         """Hidden states `[B, N, E]`, padding bool `[B, N]` or None -> logits `[B, classes]`."""
@@ -41,19 +52,23 @@ class SequenceHead(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Pool both documents, then [a, b, a b, a - b] -> width -> classes with a ReLU between.
+    """Pool both documents a and b, and classify what they are together, with ReLUs between.
 
-    Long Range Arena's "NLI" interaction, which Nystromformer's and Skyformer's experiments use; LRA's own
-    default leaves the last two out (google-research/long-range-arena, matching).
+    With `interaction` as in Nystromformer's and Skyformer's experiments: [a, b, a b, a - b] -> hidden_dim ->
+    classes. Without it as in Long Range Arena (matching): [a, b] -> hidden_dim -> hidden_dim / 2 -> classes.
     """
 
-    def __init__(self, width: int, classes: int, pooling: str, interaction: bool = True) -> None:
+    def __init__(
+        self, width: int, classes: int, pooling: str, interaction: bool = True, hidden_dim: int | None = None
+    ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling={pooling!r}: expected one of {', '.join(POOLINGS)}")
+        check_pooling(pooling)
         self.pooling, self.interaction = pooling, interaction
-        self.hidden = nn.Linear((4 if interaction else 2) * width, width)
-        self.classes = nn.Linear(width, classes)
+        hidden_dim = width if hidden_dim is None else hidden_dim
+        last_dim = hidden_dim if interaction else max(hidden_dim // 2, 1)
+        self.hidden = nn.Linear((4 if interaction else 2) * width, hidden_dim)
+        self.narrow = nn.Identity() if interaction else nn.Sequential(nn.Linear(hidden_dim, last_dim), nn.ReLU())
+        self.classes = nn.Linear(last_dim, classes)
 
     def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
         """Hidden states `[B, 2, N, E]`, padding bool `[B, 2, N]` or None -> logits `[B, classes]`."""
@@ -63,7 +78,8 @@ class PairHead(nn.Module):
         parts = [first, second]
         if self.interaction:
             parts += [first * second, first - second]
-        logits: Tensor = self.classes(torch.relu(self.hidden(torch.cat(parts, dim=-1))))
+        combined = torch.relu(self.hidden(torch.cat(parts, dim=-1)))
+        logits: Tensor = self.classes(self.narrow(combined))
         return logits
 
 

@@ -2,8 +2,8 @@
 
 `global_tokens` tokens stand before the others; they attend and are attended by all (section 2, the adjacency
 matrix B over g + N tokens). The others form blocks that attend the global tokens, their window and random blocks,
-in one softmax. The first `global_tokens` rows of q, k, v are the global ones, as an encoder that prepends them
-to its input makes them: so they have queries, keys and values of their own and go through every layer. With
+in one softmax. The first `global_tokens` rows of q, k, v are the global ones; a model prepends that many learned
+tokens (`prepended`), which so have queries, keys and values of their own and go through every layer. With
 `global_tokens=0` and `max_distance=0` this is window and random blocks alone.
 
 Relative positions are a learned vector for each label, added to the keys: see relative.py. The defaults are
@@ -12,6 +12,8 @@ relative labels clipped at 12.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ from methods.bigbird.plan import Pattern, RandomRange
 from methods.bigbird.relative import label_count
 from methods.bigbird.sparse import BlockSparse
 from methods.ops.dense import masked_softmax
+
+GLOBAL_TOKENS = 256
 
 
 class BigBirdETC(BlockSparse):
@@ -36,7 +40,7 @@ class BigBirdETC(BlockSparse):
         *,
         block: PerLayer = 84,
         window_blocks: int = 3,
-        global_tokens: int = 256,
+        global_tokens: int = GLOBAL_TOKENS,
         random_blocks: PerLayer = 0,
         random_range: RandomRange = "all",
         max_distance: int = 12,
@@ -61,6 +65,11 @@ class BigBirdETC(BlockSparse):
         if max_distance:
             table = torch.randn(shape.heads, label_count(max_distance), shape.head_dim, generator=generator)
             self.table = nn.Parameter(0.02 * table)
+
+    @classmethod
+    def prepended(cls, **params: Any) -> int:
+        """All global tokens: a model keeps the tokens of its input besides them."""
+        return int(params.get("global_tokens", GLOBAL_TOKENS))
 
     def labels(self, n: int, device: torch.device | None = None) -> Tensor:
         """int64 `[n, n]`: the row of the table for query i and key j."""

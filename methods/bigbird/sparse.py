@@ -56,14 +56,15 @@ class BlockSparse(Attention):
         least = (made.needed_blocks() - 1) * made.block + 1
         if self.front_tokens:
             least += self.front_tokens - made.front * made.block
+        held = f" with {self.front_tokens} global tokens" if self.front_tokens else ""
         if self.shape.seq_len >= least:
             return (
                 f"random_range={made.random_range}: block={made.block} {words} leaves a row too few blocks "
                 f"to draw in the first {PREFIX_TOKENS} tokens; allow_short=true draws fewer"
             )
         return (
-            f"seq_len={self.shape.seq_len}: {type(self).__name__} with block={made.block} {words} needs at least "
-            f"{least} tokens ({made.needed_blocks()} blocks); allow_short=true draws fewer random blocks"
+            f"seq_len={self.shape.seq_len}{held}: {type(self).__name__} with block={made.block} {words} needs "
+            f"at least {least} tokens ({made.needed_blocks()} blocks); allow_short=true draws fewer random blocks"
         )
 
     def layout(self, length: int) -> Layout:

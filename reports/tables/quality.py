@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
@@ -14,6 +15,9 @@ from reports.tables.base import Cell, Table
 from reports.tables.grid import grid
 from reports.text import DASH, interval, length, number, percent, plural, times
 from reports.tradeoff import Candidate, candidates, facts, fronts
+
+#: Marks a model whose parameters are not within 10 % of the baseline's.
+OFF_BUDGET = "†"
 
 _MEASURES = (
     ("output_error", "output"),
@@ -99,18 +103,41 @@ def accuracy_table(run: Run, suffix: str) -> Table:
         title="Test accuracy (%)",
         caption="Mean over seeds. Brackets: 95 % interval, Student t over seeds, never narrower than "
         "Wilson over the test targets. Bold: the best of a task, where its interval overlaps no other. "
-        "The mean is given only where every task has a value. °: this configuration equals full attention.",
+        "The mean is given only where every task has a value. °: this configuration equals full attention. "
+        f"{OFF_BUDGET}: its model has fewer than 0.9 or more than 1.1 times the parameters of the baseline's.",
         columns=[(task,) for task in tasks],
         column_names=tasks,
         place_names=("task",),
         higher_is_better=True,
         show=lambda value, low, high: f"{percent(value)} [{percent(low)}, {percent(high)}]",
     )
+    table = replace(table, rows=_flagged(frame, table.rows, tasks))
     if len(tasks) < 2:
         return table
     means = [_mean_cell([p for p in points if p.series == row[0].text], len(tasks)) for row in table.rows]
     rows = tuple((*row, mean) for row, mean in zip(table.rows, means, strict=True))
     return Table(table.name, table.title, table.caption, (*table.header, "mean"), rows, table.data)
+
+
+def _flagged(
+    frame: pd.DataFrame, rows: tuple[tuple[Cell, ...], ...], tasks: list[str]
+) -> tuple[tuple[Cell, ...], ...]:
+    """The rows, with a mark at each value of a model of too few or too many parameters, and how many."""
+    off = {
+        (str(row["series"]), str(row["task"])): f"{row['parameters_ratio']:.2f} times the baseline's parameters"
+        for row in records(frame)
+        if row["parameters_flag"] is True
+    }
+
+    def mark(cell: Cell, why: str | None) -> Cell:
+        if why is None or cell.look != "number":
+            return cell
+        return replace(cell, text=cell.text + OFF_BUDGET, note="; ".join(filter(None, (cell.note, why))))
+
+    return tuple(
+        (row[0], *(mark(cell, off.get((row[0].text, task))) for cell, task in zip(row[1:], tasks, strict=True)))
+        for row in rows
+    )
 
 
 def _mean_cell(points: list[Point], tasks: int) -> Cell:
@@ -152,33 +179,33 @@ def _tradeoff_row(one: Candidate, on_front: bool) -> tuple[Cell, ...]:
 
 
 def parameters_table(run: Run, suffix: str) -> Table | None:
-    """Parameter counts side by side, where models were trained; more than 10 % off the exact one is flagged."""
+    """Parameter counts side by side, where models were trained; more than 10 % off the baseline's is flagged."""
     frame = run.accuracy[run.accuracy["parameters"].notna() & ~run.accuracy["task"].isin(NO_TASK)]
     if frame.empty:
         return None
-    counts: dict[tuple[str, str], int] = {}
-    for row in records(frame):
-        counts[str(row["series"]), str(row["task"])] = int(str(row["parameters"]))
-    tasks = sorted({task for _, task in counts})
-    exact = {
-        task: counts[s, task]
-        for task in tasks
-        for s, m in ordered_series(frame)
-        if m in ("full", "sdpa")
-        if (s, task) in counts
-    }
+    found = {(str(row["series"]), str(row["task"])): row for row in records(frame)}
+    tasks = sorted({task for _, task in found})
     rows = []
     for series, _ in ordered_series(frame):
         cells = [Cell(series)]
         for task in tasks:
-            count, base = counts.get((series, task)), exact.get(task)
-            if count is None:
+            row = found.get((series, task))
+            if row is None:
                 cells.append(Cell(DASH, "empty"))
-            elif base and abs(count / base - 1) > 0.1:
-                cells.append(Cell(f"{count:,} ({count / base - 1:+.0%})", "failure", note="off by more than 10 %"))
+                continue
+            count = f"{int(str(row['parameters'])):,}"
+            if row["parameters_flag"] is True:
+                drift = float(str(row["parameters_ratio"])) - 1
+                cells.append(Cell(f"{count} ({drift:+.0%})", "failure", note="off by more than 10 %"))
             else:
-                cells.append(Cell(f"{count:,}", "number"))
+                cells.append(Cell(count, "number"))
         rows.append(tuple(cells))
-    data = pd.DataFrame([(s, t, n) for (s, t), n in counts.items()], columns=["series", "task", "parameters"])
-    caption = "A difference of more than 10 % from exact attention is marked: such methods are not at one budget."
+    data = pd.DataFrame(
+        [(s, t, row["parameters"], row["parameters_ratio"]) for (s, t), row in found.items()],
+        columns=["series", "task", "parameters", "parameters_ratio"],
+    )
+    caption = (
+        "A difference of more than 10 % from the baseline in the same model is marked: such methods are not at "
+        "one budget."
+    )
     return Table(f"parameters{suffix}", "Parameters of the model", caption, ("method", *tasks), tuple(rows), data)

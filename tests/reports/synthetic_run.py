@@ -117,6 +117,8 @@ def trained(method: str, task: str, seed: int, accuracy: float, **axes: Any) -> 
     row = identity(method, task=task, seed=seed, level="model", mode="train", model="tiny", layers=2, **axes)
     return row | {
         "parameters": 100_000 + (15_000 if method == "linformer" else 0),
+        "parameters_ratio": 1.15 if method == "linformer" else 1.0,
+        "parameters_flag": method == "linformer",
         "metric": "accuracy",
         "accuracy": accuracy,
         "accuracy_low": accuracy - 0.03,

@@ -183,6 +183,11 @@ def test_a_drift_of_parameters_is_marked(run: Run) -> None:
     assert table is not None
     assert field(table, "linformer · rank 128", "text") == "115,000 (+15%)"
     assert field(table, "performer · features 128", "text") == "100,000"
+    accuracies = accuracy_table(setting.run, "")
+    (marked,) = [row for row in accuracies.rows if any("†" in cell.text for cell in row)]
+    assert marked[0].text == "linformer · rank 128"
+    assert all(cell.text.endswith("†") and "1.15 times" in cell.note for cell in marked[1:4])
+    assert "†" not in marked[4].text  # the mean over tasks
 
 
 def test_sixty_methods_have_sixty_styles_and_keep_them() -> None:
