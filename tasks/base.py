@@ -27,12 +27,14 @@ class Examples:
     lengths: int64 `[n]` or `[n, documents]`, the number of real tokens of a document.
     global_mask: bool like `tokens`, True at tokens (a question's, say) that every token may attend and that
     attend every token, for methods that have such; None leaves the choice to the method.
+    padding: bool like `tokens`, True at tokens no one attends, where they are not just those from `lengths` on.
     """
 
     tokens: Tensor
     targets: Tensor
     lengths: Tensor
     global_mask: Tensor | None = None
+    padding: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.tokens.shape
@@ -41,22 +43,27 @@ class Examples:
                 f"examples disagree: tokens {tuple(self.tokens.shape)}, targets {tuple(self.targets.shape)}, "
                 f"lengths {tuple(self.lengths.shape)}"
             )
-        if self.global_mask is not None and self.global_mask.shape != self.tokens.shape:
-            raise ValueError(
-                f"examples disagree: tokens {tuple(self.tokens.shape)}, "
-                f"global_mask {tuple(self.global_mask.shape)}"
-            )
+        for name in ("global_mask", "padding"):
+            mask: Tensor | None = getattr(self, name)
+            if mask is not None and mask.shape != shape:
+                raise ValueError(f"examples disagree: tokens {tuple(shape)}, {name} {tuple(mask.shape)}")
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
     def rows(self, index: Tensor) -> Examples:
         """The examples at `index` (int64 `[m]`), in that order."""
-        chosen = None if self.global_mask is None else self.global_mask[index]
-        return Examples(self.tokens[index], self.targets[index], self.lengths[index], chosen)
+        global_mask = None if self.global_mask is None else self.global_mask[index]
+        padding = None if self.padding is None else self.padding[index]
+        return Examples(self.tokens[index], self.targets[index], self.lengths[index], global_mask, padding)
 
     def padding_mask(self) -> Tensor | None:
-        """bool like `tokens`, True at padding; None when no document is padded."""
+        """bool like `tokens`, True at padding; None when no document is padded.
+
+        It is `padding` where a task gives one, else what `lengths` leave over.
+        """
+        if self.padding is not None:
+            return self.padding
         n = self.tokens.shape[-1]
         if bool((self.lengths == n).all()):
             return None
