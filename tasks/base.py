@@ -17,6 +17,10 @@ SplitName = Literal["train", "dev", "test"]
 IGNORE = -100
 
 
+class MissingData(Exception):
+    """Data that cannot be had here; one line says how to get them, and begins with `task.data_dir`."""
+
+
 @dataclass(frozen=True)
 class Examples:
     """One split, whole, in memory; `n` rows of one document each, or of `documents`.
@@ -75,6 +79,8 @@ class Task(ABC):
 
     The constructor's keyword-only arguments are the task's parameters: one YAML in `conf/task/`
     sets them, and a value outside its range raises ValueError naming the parameter and what is allowed.
+    The harness gives `seq_len`, `seed` and, to a class that takes it, `data_dir`, a folder with files (str or
+    None): where the data are, and no part of what they are.
     """
 
     #: Whether the usual form of this task is causal; the `causal` axis overrides it.
@@ -108,6 +114,13 @@ class Task(ABC):
     @abstractmethod
     def examples(self, split: SplitName) -> Examples:
         """The whole split. Same parameters and seed, same bits; the three splits share no example."""
+
+    def why_missing(self) -> str | None:
+        """One line on why the data cannot be had and how to get them, before reading; None if nothing is known.
+
+        `examples` raises MissingData with such a line.
+        """
+        return None
 
     def head(self, width: int, pooling: str) -> nn.Module:
         """The module from hidden states `[B, N, width]` (and padding mask) to logits.
