@@ -15,6 +15,7 @@ from bench.device import why_unavailable
 from bench.errors import Refused
 from bench.model import BASELINE_METHOD, Model, attention_layers, build_model, build_task, count_parameters
 from methods.registry import Attention, Mixer, Mode, Unsupported
+from tasks.registry import Task
 
 MIB = 2**20
 
@@ -41,7 +42,8 @@ def facts(cell: Cell) -> Facts:
     """Look at a cell. Raises Refused for a parameter outside its range."""
     try:
         with torch.device("meta"):
-            subject = _subject(cell)
+            task = build_task(cell)
+            subject = _subject(cell, task)
     except Unsupported as error:
         return Facts(verdict=("unsupported", str(error)))
     except ValueError as error:
@@ -54,7 +56,7 @@ def facts(cell: Cell) -> Facts:
     itemsize = getattr(torch, cell.hardware.dtype).itemsize
     mode: Mode = "train" if cell.mode == "train" else "forward"
     return Facts(
-        verdict=_refusal(cell, attention),
+        verdict=_refusal(cell, attention, task),
         degenerate=all(layer.degenerate(length) for layer in layers),
         budget_name=attention.budget,
         budget_value=budgets.pop() if len(budgets) == 1 else None,  # a schedule has no one value
@@ -68,10 +70,10 @@ def facts(cell: Cell) -> Facts:
     )
 
 
-def _subject(cell: Cell) -> Attention | Mixer | Model:
+def _subject(cell: Cell, task: Task | None) -> Attention | Mixer | Model:
     """The module that the cell measures."""
     if cell.level == "model":
-        return build_model(cell, cell.method, build_task(cell))
+        return build_model(cell, cell.method, task)
     attention = attention_layers(cell, cell.method, 1)[0]
     return Mixer(attention) if cell.level == "mixer" else attention
 
@@ -80,7 +82,7 @@ def _subject(cell: Cell) -> Attention | Mixer | Model:
 def _baseline_parameters(cell: Cell) -> int:
     """Parameters of the model of a cell, once for all methods and seeds of a sweep."""
     with torch.device("meta"):
-        return count_parameters(_subject(cell))
+        return count_parameters(_subject(cell, build_task(cell)))
 
 
 def _flops(cell: Cell, subject: Attention | Mixer | Model) -> int:
@@ -92,8 +94,8 @@ def _flops(cell: Cell, subject: Attention | Mixer | Model) -> int:
     return count(cell.batch_size, cell.seq_len)
 
 
-def _refusal(cell: Cell, attention: Attention) -> tuple[str, str] | None:
-    """Why this machine or this method cannot run the cell, if so."""
+def _refusal(cell: Cell, attention: Attention, task: Task | None) -> tuple[str, str] | None:
+    """Why this machine or this method cannot run the cell, if so, or what data it lacks."""
     able, name = attention.capabilities, cell.method.name
     kind = cell.hardware.device.partition(":")[0]
     if cell.hardware.dtype not in able.dtypes:
@@ -102,5 +104,5 @@ def _refusal(cell: Cell, attention: Attention) -> tuple[str, str] | None:
         return "unsupported", f"hardware.device={cell.hardware.device}: {name} runs on {', '.join(able.devices)}"
     if cell.mode == "train" and kind in able.forward_only:
         return "unsupported", f"mode=train: {name} has no backward on {kind}"
-    missing = why_unavailable(cell.hardware.device)
+    missing = why_unavailable(cell.hardware.device) or (task.why_missing() if task else None)
     return ("unsupported", missing) if missing else None

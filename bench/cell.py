@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -100,6 +100,8 @@ class Cell:
     model: Model | None = None
     task: Plugin | None = None
     train: Train | None = None
+    #: Where a task's files are: no part of what the cell says, so that the same data elsewhere are the same cell.
+    data_dir: str | None = field(default=None, compare=False)
 
     @cached_property
     def config_id(self) -> str:
@@ -115,7 +117,9 @@ class Cell:
 
     def content(self) -> dict[str, Any]:
         """Everything the cell says, as plain values."""
-        return asdict(self)
+        content = asdict(self)
+        del content["data_dir"]
+        return content
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> Cell:

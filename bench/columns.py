@@ -117,6 +117,7 @@ ACCURACY: Columns = {
     "best_step": int,
     "steps": int,
     "train_examples": int,
+    "data_digest": str,
     "train_loss": float,
     "train_s": float,
     "step_ms": float,

@@ -86,7 +86,7 @@ def run_cell(
             continue
         left = timeout - (time.perf_counter() - started)
         outcome = isolate.run(
-            {"passes": passes, "cell": cell.content(), "memory_limit_mib": limit},
+            {"passes": passes, "cell": cell.content(), "data_dir": cell.data_dir, "memory_limit_mib": limit},
             timeout_s=max(left, 0.001),
             isolation=limits.isolation,
             on_progress=progress,
@@ -144,6 +144,9 @@ def _hash_sources(modules: tuple[str, ...]) -> str:
     files = [Path(str(import_module(name).__file__)) for name in modules]
     files += [here / name for name in ("case.py", "train.py", "model.py")]
     files += sorted((here / "measure").glob("*.py"))
+    if len(modules) > 1:  # a task, and what it may be made with
+        shared = ("base", "data", "files", "heads", "seeds", "sources", "splits")
+        files += [here.parent / "tasks" / f"{name}.py" for name in shared]
     files += sorted((here.parent / "methods" / "ops").glob("*.py"))
     files += [here.parent / "methods" / name for name in ("base.py", "mixer.py", "encoder.py", "reversible.py")]
     content = b"".join(path.read_bytes() for path in files)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.cell import Cell, Plugin, derive_seed
-from bench.plugin import naming
+from bench.plugin import naming, parameters
 from bench.resolve import PREFIX, method_class, task_class
 from methods.registry import BASELINE, METHODS, Attention, Encoder, Shape
 from tasks.registry import SequenceHead, Task
@@ -61,11 +61,13 @@ def attention_layers(cell: Cell, method: Plugin, count: int, front_tokens: int =
 
 
 def build_task(cell: Cell) -> Task | None:
-    """The cell's task, with data drawn from the cell's seed."""
+    """The cell's task, with data drawn from the cell's seed; a task that reads files is told where they are."""
     if cell.task is None:
         return None
     with naming(PREFIX["task"], cell.task.params):
-        task: Task = task_class(cell.task.target)(seq_len=cell.seq_len, seed=cell.seed, **cell.task.params)
+        cls = task_class(cell.task.target)
+        folder = {"data_dir": cell.data_dir} if "data_dir" in parameters(cls) else {}
+        task: Task = cls(seq_len=cell.seq_len, seed=cell.seed, **folder, **cell.task.params)
     return task
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +14,7 @@ from bench.plugin import check_parameters, defaults, load_class
 from bench.schema import check_ranges
 
 #: Constructor arguments that the harness gives, by kind.
-RESERVED = {"method": ("shape", "layer", "generator"), "task": ("seq_len", "seed")}
+RESERVED = {"method": ("shape", "layer", "generator"), "task": ("seq_len", "seed", "data_dir")}
 
 #: Where the parameters of a kind stand in the configuration.
 PREFIX = {"method": "method", "task": "task.params"}
@@ -95,6 +96,7 @@ def cell_from_config(cfg: DictConfig) -> Cell:
         model=_model(cfg, heads * head_dim) if model_level else None,
         task=task,
         train=_train(cfg) if "train" in passes else None,
+        data_dir=str(Path(cfg.task.data_dir).expanduser().absolute()) if task and cfg.task.data_dir else None,
     )
 
 

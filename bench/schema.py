@@ -128,11 +128,12 @@ class TrainConfig:
 
 @dataclass
 class TaskConfig:
-    """A task: its class, its default length, the parameters of its constructor, and how to train on it."""
+    """A task: its class, default length, folder of files, constructor's parameters, and how to train on it."""
 
     name: str = MISSING
     _target_: str | None = None
     seq_len: int | None = None
+    data_dir: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
 

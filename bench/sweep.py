@@ -40,9 +40,11 @@ class Summary:
 
 
 def must_run(record: dict[str, Any] | None, cell: Cell, rerun: str) -> bool:
-    """Whether a cell with this stored record runs under this policy."""
+    """Whether a cell with this stored record runs under this policy; one that lacked data always does."""
     if record is None or rerun == "all":
         return True
+    if record["status"] == "unsupported" and record["reason"].startswith("task.data_dir"):
+        return True  # the data may have come since
     if rerun == "failed":
         return record["status"] not in ("ok", "unsupported")
     return rerun == "stale" and record["code_fingerprint"] != fingerprint(cell)

@@ -18,7 +18,7 @@ from bench.case import loss_of
 from bench.cell import Cell, Train, derive_seed
 from bench.device import clock
 from bench.model import Model, backends, build_model, build_task
-from tasks.registry import Examples, Task, score
+from tasks.registry import Examples, Task, data_digest, score
 
 EVAL_BATCH = 256
 
@@ -149,5 +149,6 @@ def _fit(cell: Cell, settings: Train, task: Task, model: Model, progress: Progre
         "step_ms": 1000 * stepping / settings.steps,
         "train_tokens_per_s": cell.batch_size * cell.seq_len * settings.steps / stepping,
         "backend": backends(model),
+        "data_digest": data_digest(task),  # after the times
         "curve": curve,
     }

@@ -1,7 +1,7 @@
 """Inside a cell's process: set its limits, run the passes asked for, send what they found.
 
-A job is a JSON object: `passes`, `cell` (its content), `memory_limit_mib`. Messages are JSON objects with an
-`event`: `result` (pass, value, seconds), `progress`, `failed` (status, reason, traceback), `done`.
+A job is a JSON object: `passes`, `cell` (its content), `data_dir`, `memory_limit_mib`. Messages are JSON objects
+with an `event`: `result` (pass, value, seconds), `progress`, `failed` (status, reason, traceback), `done`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bench.device import clock, why_unavailable
 from bench.measure import error, latency, memory
 from bench.model import BASELINE_METHOD
 from methods.registry import Unsupported
+from tasks.registry import MissingData
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -31,7 +33,7 @@ Send = Callable[[dict[str, Any]], None]
 def work(job: dict[str, Any], send: Send) -> None:
     """Run the job's passes in order; every way it can fail becomes one `failed` message."""
     try:
-        cell = Cell.from_content(job["cell"])
+        cell = replace(Cell.from_content(job["cell"]), data_dir=job.get("data_dir"))
         limit_memory(job["memory_limit_mib"])
         torch.set_num_threads(cell.hardware.threads)
         missing = why_unavailable(cell.hardware.device)
@@ -76,7 +78,7 @@ PASSES: dict[str, Callable[[Cell, Send], dict[str, Any]]] = {
 def classify(failure: BaseException) -> tuple[str, str]:
     """The status of an exception, and its message in one line."""
     text = " ".join(str(failure).split()) or type(failure).__name__
-    if isinstance(failure, Unsupported):
+    if isinstance(failure, Unsupported | MissingData):
         return "unsupported", text
     if isinstance(failure, train.Diverged):
         return "diverged", text

@@ -17,6 +17,10 @@ SplitName = Literal["train", "dev", "test"]
 IGNORE = -100
 
 
+class MissingData(Exception):
+    """Data that cannot be had here; one line says how to get them, and begins with `task.data_dir`."""
+
+
 @dataclass(frozen=True)
 class Examples:
     """One split, whole, in memory; `n` rows of one document each, or of `documents`.
@@ -27,12 +31,14 @@ class Examples:
     lengths: int64 `[n]` or `[n, documents]`, the number of real tokens of a document.
     global_mask: bool like `tokens`, True at tokens (a question's, say) that every token may attend and that
     attend every token, for methods that have such; None leaves the choice to the method.
+    padding: bool like `tokens`, True at tokens no one attends, where they are not just those from `lengths` on.
     """
 
     tokens: Tensor
     targets: Tensor
     lengths: Tensor
     global_mask: Tensor | None = None
+    padding: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.tokens.shape
@@ -41,22 +47,27 @@ class Examples:
                 f"examples disagree: tokens {tuple(self.tokens.shape)}, targets {tuple(self.targets.shape)}, "
                 f"lengths {tuple(self.lengths.shape)}"
             )
-        if self.global_mask is not None and self.global_mask.shape != self.tokens.shape:
-            raise ValueError(
-                f"examples disagree: tokens {tuple(self.tokens.shape)}, "
-                f"global_mask {tuple(self.global_mask.shape)}"
-            )
+        for name in ("global_mask", "padding"):
+            mask: Tensor | None = getattr(self, name)
+            if mask is not None and mask.shape != shape:
+                raise ValueError(f"examples disagree: tokens {tuple(shape)}, {name} {tuple(mask.shape)}")
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
     def rows(self, index: Tensor) -> Examples:
         """The examples at `index` (int64 `[m]`), in that order."""
-        chosen = None if self.global_mask is None else self.global_mask[index]
-        return Examples(self.tokens[index], self.targets[index], self.lengths[index], chosen)
+        global_mask = None if self.global_mask is None else self.global_mask[index]
+        padding = None if self.padding is None else self.padding[index]
+        return Examples(self.tokens[index], self.targets[index], self.lengths[index], global_mask, padding)
 
     def padding_mask(self) -> Tensor | None:
-        """bool like `tokens`, True at padding; None when no document is padded."""
+        """bool like `tokens`, True at padding; None when no document is padded.
+
+        It is `padding` where a task gives one, else what `lengths` leave over.
+        """
+        if self.padding is not None:
+            return self.padding
         n = self.tokens.shape[-1]
         if bool((self.lengths == n).all()):
             return None
@@ -68,6 +79,8 @@ class Task(ABC):
 
     The constructor's keyword-only arguments are the task's parameters: one YAML in `conf/task/`
     sets them, and a value outside its range raises ValueError naming the parameter and what is allowed.
+    The harness gives `seq_len`, `seed` and, to a class that takes it, `data_dir`, a folder with files (str or
+    None): where the data are, and no part of what they are.
     """
 
     #: Whether the usual form of this task is causal; the `causal` axis overrides it.
@@ -101,6 +114,13 @@ class Task(ABC):
     @abstractmethod
     def examples(self, split: SplitName) -> Examples:
         """The whole split. Same parameters and seed, same bits; the three splits share no example."""
+
+    def why_missing(self) -> str | None:
+        """One line on why the data cannot be had and how to get them, before reading; None if nothing is known.
+
+        `examples` raises MissingData with such a line.
+        """
+        return None
 
     def head(self, width: int, pooling: str, hidden_dim: int | None = None) -> nn.Module:
         """The module from hidden states `[B, N, width]` (and padding mask) to logits.

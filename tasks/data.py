@@ -15,13 +15,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import Tensor
 
-from tasks.base import Examples
+from tasks.base import Examples, SplitName, Task
 
 Array = NDArray[Any]
 #: Columns of equal length, each `[n]` or `[n, width]`.
@@ -29,6 +30,7 @@ Table = dict[str, Array]
 
 CACHE_VARIABLE = "ATTNBENCH_CACHE"
 _MANIFEST = "attnbench.json"
+_DIGEST_ROWS = 1024  # converted at once
 
 
 class DamagedCacheError(ValueError):
@@ -43,6 +45,41 @@ def row_digests(rows: Array) -> list[bytes]:
 def content_hashes(examples: Examples) -> list[bytes]:
     """One hash an example, of its tokens and nothing else: what disjoint splits must not share."""
     return row_digests(examples.tokens.numpy())
+
+
+def joined(parts: Iterable[Table]) -> Table:
+    """The tables one below the other; each column of the parts is given up as it is copied."""
+    kept = list(parts)
+    table: Table = {}
+    for name in list(kept[0]):
+        columns = [part.pop(name) for part in reversed(kept)]
+        whole = np.empty((sum(map(len, columns)), *columns[0].shape[1:]), dtype=columns[0].dtype)
+        end = 0
+        while columns:
+            column = columns.pop()
+            whole[end : end + len(column)] = column
+            end += len(column)
+        table[name] = whole
+    return table
+
+
+def data_digest(task: Task) -> str:
+    """16 hexadecimal digits of all three splits' content, the same whatever integer types hold it."""
+    digest = hashlib.sha256()
+    for split in get_args(SplitName):
+        examples = task.examples(split)
+        for name, tensor in vars(examples).items():
+            if tensor is None:
+                continue
+            width = "<f8" if tensor.is_floating_point() else "u1" if _fits_a_byte(tensor) else "<i8"
+            digest.update(f"{split} {name} {tuple(tensor.shape)} {width}\n".encode())
+            for part in tensor.split(_DIGEST_ROWS):
+                digest.update(np.ascontiguousarray(part.numpy(), dtype=width).data)
+    return digest.hexdigest()[:16]
+
+
+def _fits_a_byte(tensor: Tensor) -> bool:
+    return tensor.numel() > 0 and int(tensor.min()) >= 0 and int(tensor.max()) < 256
 
 
 def cache_root() -> Path:

@@ -20,10 +20,9 @@ def pool(hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
     if padding is None:
         return hidden.mean(dim=1) if pooling == "mean" else hidden[:, -1]
     real = (~padding).to(hidden.dtype)
-    lengths = real.sum(dim=1)
     if pooling == "mean":
-        return (hidden * real[..., None]).sum(dim=1) / lengths.clamp_min(1)[:, None]
-    last = (lengths.long() - 1).clamp_min(0)
+        return (hidden * real[..., None]).sum(dim=1) / real.sum(dim=1).clamp_min(1)[:, None]
+    last = hidden.shape[1] - 1 - real.flip(1).argmax(dim=1)  # there may be padding in the middle
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 

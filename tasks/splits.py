@@ -1,8 +1,9 @@
-"""Three disjoint splits for tasks whose examples can be drawn at will."""
+"""Three disjoint splits for tasks whose examples can be drawn at will, and balanced draws from rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,3 +76,14 @@ def check_at_least(value: int, smallest: int, name: str, why: str = "") -> None:
     """ValueError that names the parameter when `value` is under `smallest`."""
     if value < smallest:
         raise ValueError(f"{name}={value}: expected at least {smallest}{f' ({why})' if why else ''}")
+
+
+def balanced_order(labels: NDArray[np.integer[Any]], rng: np.random.Generator) -> Ints:
+    """int64 `[n]`: the rows in random order, every prefix with as many of each class as it can have."""
+    order = rng.permutation(len(labels))
+    shuffled = labels[order]
+    rank = np.empty(len(labels), dtype=np.int64)  # among the rows of its class
+    for label in np.unique(labels):
+        members = np.flatnonzero(shuffled == label)
+        rank[members] = np.arange(len(members))
+    return order[np.argsort(rank, kind="stable")]
