@@ -69,7 +69,7 @@ def test_a_class_from_outside_needs_no_registration(outside: str) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("listop", r"'listop': unknown \(did you mean 'listops'\?\); known: copying, listops, mqar"),
+        ("listop", r"'listop': unknown \(did you mean 'listops'\?\); known: copying, duplication, "),
         ("no_such_pkg.Task", "importing no_such_pkg failed: ModuleNotFoundError"),
         ("broken_pkg.Task", "importing broken_pkg failed: .*surely_not_installed_here"),
         ("outside_pkg.Party", r"no Party \(did you mean 'Parity'\?\)"),
