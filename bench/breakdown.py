@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tasks.registry import IGNORE, Examples
@@ -26,13 +25,13 @@ class Breakdown:
             return
         counts = batch.targets != IGNORE
         right = (logits.argmax(dim=-1).to(batch.targets.device) == batch.targets) & counts
+        correct, counted = (mask.reshape(len(batch), -1).sum(dim=1).tolist() for mask in (right, counts))
         names = sorted(batch.tags)
-        values = torch.stack([batch.tags[name].double() for name in names], dim=1)
-        kinds, place = values.unique(dim=0, return_inverse=True)
-        for number, kind in enumerate(kinds.tolist()):
-            key = tuple(zip(names, kind, strict=True))
-            self._correct[key] += int(right[place == number].sum())
-            self._counted[key] += int(counts[place == number].sum())
+        rows = zip(*(batch.tags[name].tolist() for name in names), strict=True)
+        for row, values in enumerate(rows):
+            kind = tuple(zip(names, map(float, values), strict=True))
+            self._correct[kind] += correct[row]
+            self._counted[kind] += counted[row]
 
     def groups(self) -> list[dict[str, Any]]:
         """`tags`, `correct` and `count` of each combination with a target, in the order of the tags."""

@@ -113,7 +113,8 @@ class InContextRecall(Drawn):
     def _choose(self, rng: np.random.Generator, shape: tuple[int, int], sizes: list[Ints]) -> Ints:
         """Indices of motifs: a size out of `sizes`, then one of that size."""
         low, high = np.array(sizes)[rng.integers(len(sizes), size=shape)].transpose(2, 0, 1)
-        return rng.integers(low, high)
+        chosen: Ints = rng.integers(low, high)
+        return chosen
 
     def _chunk(self, training: bool, rng: np.random.Generator, count: int) -> Examples:
         ranges, motifs = self._motifs
@@ -168,4 +169,5 @@ def _first_time(keys: Ints) -> NDArray[np.bool_]:
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     first = np.empty_like(new)
     np.put_along_axis(first, order, new, axis=1)
-    return first | (keys == _EMPTY)
+    first[keys == _EMPTY] = True
+    return first

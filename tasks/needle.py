@@ -22,8 +22,8 @@ _NEEDLE, _QUESTION = 3, 2  # tokens: mark, key, value; mark, key
 class Needle(Drawn):
     """Filler with `mark key value` somewhere in it, then `mark key`; predict the value at the last token.
 
-    Ids: 0 padding, 1 the mark, then keys (first half of `vocab`) and values. The filler is uniform over keys and
-    values, so only the mark tells the needle from the hay. The one target of a row is at its last token.
+    Ids: 0 padding, 1 the mark, keys (first half of `vocab`), values, filler; all uniform. The one target of a row
+    is at its last token.
     Depth is where the needle begins, from 0 (the first token) to 1 (right before the question).
 
     In train the depth is uniform. Dev and test have each length at each of `depths` depths, spread evenly from
@@ -34,6 +34,8 @@ class Needle(Drawn):
     lengths: of rows, each at least 5 and at most seq_len; None for seq_len alone.
     depths: number of depths, at least 2.
     vocab: keys and values, even, at least 4.
+    filler: ids that the filler is made of. 0 makes it of keys and values, so that only the mark tells the needle
+        from the hay, which takes two steps (find the mark, then what follows it) and is much harder to learn.
     """
 
     per_token: ClassVar[bool] = True
@@ -46,6 +48,7 @@ class Needle(Drawn):
         lengths: list[int] | None = None,
         depths: int = 11,
         vocab: int = 64,
+        filler: int = 64,
         train_examples: int = 20_000,
         dev_examples: int = 2_200,
         test_examples: int = 2_200,
@@ -65,12 +68,14 @@ class Needle(Drawn):
         check_at_least(vocab, 4, "vocab")
         if vocab % 2:
             raise ValueError(f"vocab={vocab}: expected an even number (keys and values)")
-        self.lengths, self.depths, self.vocab = lengths or [seq_len], depths, vocab
+        check_at_least(filler, 0, "filler")
+        self.lengths, self.depths = lengths or [seq_len], depths
+        self.vocab, self.filler = vocab, filler
 
     @property
     def vocab_size(self) -> int:
-        """Padding, mark, keys and values."""
-        return 2 + self.vocab
+        """Padding, mark, keys, values and filler."""
+        return 2 + self.vocab + self.filler
 
     @property
     def num_classes(self) -> int:
@@ -102,7 +107,8 @@ class Needle(Drawn):
         half = self.vocab // 2
         key = rng.integers(2, 2 + half, size=count)
         value = rng.integers(2 + half, 2 + self.vocab, size=count)
-        tokens = rng.integers(2, 2 + self.vocab, size=(count, length))
+        first = 2 + self.vocab if self.filler else 2
+        tokens = rng.integers(first, self.vocab_size, size=(count, length))
         row = np.arange(count)
         for offset, content in enumerate((np.full(count, _MARK), key, value)):
             tokens[row, start + offset] = content

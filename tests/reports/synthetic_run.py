@@ -132,8 +132,9 @@ def trained(method: str, task: str, seed: int, accuracy: float, **axes: Any) -> 
     }
 
 
-def broken_down(axes: Row, accuracy: float) -> list[Row]:
+def broken_down(row: Row, accuracy: float) -> list[Row]:
     """Accuracy by length and depth, lower by a tenth at each doubling; the longest has two depths only."""
+    axes = {key: item for key, item in row.items() if key in TABLES["breakdown"]}
     kinds = [(n, d) for n in (64, 128, 256) for d in (0, 0.5, 1) if (n, d) != (256, 0.5)]
     rows = []
     for length, depth in kinds:
@@ -188,7 +189,7 @@ def synthetic_run(methods: tuple[str, ...] = tuple(METHODS)) -> Tables:
                     }
                     rows["curves"].append(axes | point)
                 if task == "listops":
-                    rows["breakdown"] += broken_down(axes, value)
+                    rows["breakdown"] += broken_down(row, value)
         for seq_len in (512, 1024):
             for scale in (0.25, 1, 4) if budget else (1,):
                 for norm in (0.5, 1.0, 2.0):

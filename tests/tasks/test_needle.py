@@ -12,8 +12,9 @@ SMALL = {"seq_len": 25, "seed": 4, "vocab": 16, **FEW}
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_the_question_asks_for_the_value_of_the_one_marked_pair(split: str) -> None:
-    examples = Needle(**SMALL, lengths=[7, 12, 25], depths=3).examples(split)
+@pytest.mark.parametrize("filler", [0, 5])
+def test_the_question_asks_for_the_value_of_the_one_marked_pair(filler: int, split: str) -> None:
+    examples = Needle(**SMALL, lengths=[7, 12, 25], depths=3, filler=filler).examples(split)
     for tokens, targets, length, asks in zip(
         examples.tokens.tolist(),
         examples.targets.tolist(),
@@ -30,6 +31,8 @@ def test_the_question_asks_for_the_value_of_the_one_marked_pair(split: str) -> N
         key, value = tokens[needle + 1 : needle + 3]
         assert 2 <= key < 10 <= value < 18
         assert tokens[question + 1] == key
+        hay = tokens[:needle] + tokens[needle + 3 : question]
+        assert all(18 <= token < 23 if filler else 2 <= token < 18 for token in hay)
         assert targets == [IGNORE] * (length - 1) + [value] + [IGNORE] * (25 - length)
         assert [i for i, asked in enumerate(asks) if asked] == [length - 2, length - 1]
 
@@ -62,6 +65,7 @@ def test_in_training_the_needle_is_anywhere() -> None:
         ({"lengths": [26]}, r"lengths=\[26\]: expected one or more from 5 to seq_len=25"),
         ({"lengths": []}, r"lengths=\[\]: expected one or more"),
         ({"depths": 1}, r"depths=1: expected at least 2"),
+        ({"filler": -1}, r"filler=-1: expected at least 0"),
         ({"vocab": 7}, r"vocab=7: expected an even number"),
     ],
 )
