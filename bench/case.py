@@ -134,5 +134,7 @@ def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
 
 
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over the targets that count; logits `[..., classes]`, targets `[...]`."""
-    return nn.functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORE)
+    """Mean cross-entropy over the targets that count; logits `[..., classes]`, targets integers `[...]`."""
+    return nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten().long(), ignore_index=IGNORE
+    )

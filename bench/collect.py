@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.cell import Cell
+from bench.cell import Cell, canonical
 from bench.columns import SCHEMA_VERSION, TABLES
 from bench.stats import by_subject, median, share, speedup
 from bench.store import Store
@@ -87,6 +87,8 @@ def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
         yield "errors", base
     for row in errors:
         yield "errors", {**base, **row}
+    for group in results.get("train", {}).get("breakdown", []):
+        yield "breakdown", {**axes, **breakdown_columns(group)}
     for point in results.get("train", {}).get("curve", []):
         yield "curves", {**axes, **point}
     for sample in results.get("latency", {}).get("samples", []):
@@ -161,8 +163,21 @@ def accuracy_columns(trained: dict[str, Any]) -> Row:
     if not trained:
         return {}
     estimate = share(trained["correct"], trained["test_targets"])
-    kept = {key: value for key, value in trained.items() if key not in ("curve", "correct", "backend")}
+    others = ("curve", "breakdown", "correct", "backend")
+    kept = {key: value for key, value in trained.items() if key not in others}
     return {**kept, "accuracy_low": estimate.low, "accuracy_high": estimate.high}
+
+
+def breakdown_columns(group: dict[str, Any]) -> Row:
+    """Scores of the test examples that have the same tags."""
+    estimate = share(group["correct"], group["count"])
+    return {
+        "tags": canonical(group["tags"]),
+        "accuracy": estimate.value,
+        "accuracy_low": estimate.low,
+        "accuracy_high": estimate.high,
+        "test_targets": group["count"],
+    }
 
 
 def _unit_error(errors: list[Row]) -> float | None:

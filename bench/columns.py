@@ -133,6 +133,14 @@ CURVES: Columns = {
     "elapsed_s": float,
 }
 
+BREAKDOWN: Columns = {
+    "tags": str,
+    "accuracy": float,
+    "accuracy_low": float,
+    "accuracy_high": float,
+    "test_targets": int,
+}
+
 SAMPLES: Columns = {
     "round": int,
     "position": int,
@@ -155,6 +163,7 @@ TABLES: dict[str, Columns] = {
     "efficiency": {**IDENTITY, **AXES, **OUTCOME, **EFFICIENCY},
     "errors": {**IDENTITY, **AXES, **OUTCOME, **ERRORS},
     "accuracy": {**IDENTITY, **AXES, **OUTCOME, **ACCURACY},
+    "breakdown": {**IDENTITY, **AXES, **BREAKDOWN},
     "curves": {**IDENTITY, **AXES, **CURVES},
     "samples": {**IDENTITY, **SAMPLES},
     "environments": ENVIRONMENTS,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.breakdown import Breakdown
 from bench.case import loss_of
 from bench.cell import Cell, Train, derive_seed
 from bench.device import clock
@@ -47,8 +48,10 @@ def batches(examples: Examples, size: int, seed: int) -> Iterator[Examples]:
             yield examples.rows(order[start : start + size])
 
 
-def evaluate(model: nn.Module, examples: Examples, device: str) -> dict[str, float]:
-    """Mean loss, accuracy and the number of targets over a split."""
+def evaluate(
+    model: nn.Module, examples: Examples, device: str, breakdown: Breakdown | None = None
+) -> dict[str, float]:
+    """Mean loss, accuracy and the number of targets over a split; `breakdown` is told of each batch."""
     model.eval()
     total, correct, counted = 0.0, 0, 0
     with torch.no_grad():
@@ -58,6 +61,8 @@ def evaluate(model: nn.Module, examples: Examples, device: str) -> dict[str, flo
             right, all_ = score(logits, targets)
             total += float(loss_of(logits, targets)) * all_
             correct, counted = correct + right, counted + all_
+            if breakdown is not None:
+                breakdown.add(batch, logits)
     model.train()
     return {
         "loss": total / max(counted, 1),
@@ -133,7 +138,8 @@ def _fit(cell: Cell, settings: Train, task: Task, model: Model, progress: Progre
         progress(step, settings.steps, f"loss {train_loss:.3f} dev {dev['accuracy']:.3f}")
         mark = now()
     model.load_state_dict(best["state"])
-    test = evaluate(model, task.examples("test"), device)
+    breakdown = Breakdown()
+    test = evaluate(model, task.examples("test"), device, breakdown)
     return {
         "metric": task.metric,
         "correct": test["correct"],
@@ -151,4 +157,5 @@ def _fit(cell: Cell, settings: Train, task: Task, model: Model, progress: Progre
         "backend": backends(model),
         "data_digest": data_digest(task),  # after the times
         "curve": curve,
+        "breakdown": breakdown.groups(),
     }

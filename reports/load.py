@@ -26,6 +26,7 @@ class Run:
     efficiency: pd.DataFrame
     errors: pd.DataFrame
     accuracy: pd.DataFrame
+    breakdown: pd.DataFrame
     curves: pd.DataFrame
     samples: pd.DataFrame
     environments: pd.DataFrame

@@ -115,6 +115,13 @@ TABLES: dict[str, Kinds] = {
         "train_tokens_per_s": "metric",
         **_MEMORY,
     },
+    "breakdown": {
+        **_IDENTITY,
+        **_AXES,
+        "tags": "name",
+        **_interval("accuracy", "share"),
+        "test_targets": "count",
+    },
     "curves": {
         **_IDENTITY,
         **_AXES,
@@ -141,4 +148,5 @@ UNIQUE: dict[str, tuple[str, ...]] = {
     "efficiency": ("env_id", "cell_id"),
     "errors": ("env_id", "cell_id", "qk_norm"),
     "accuracy": ("env_id", "cell_id"),
+    "breakdown": ("env_id", "cell_id", "tags"),
 }

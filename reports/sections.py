@@ -18,6 +18,7 @@ from reports.tables.answer import answer_table
 from reports.tables.failures import backends_table, environments_table, failures_table, noise_table
 from reports.tables.quality import accuracy_table, error_table, parameters_table, tradeoff_table
 from reports.tables.scaling import scaling_tables
+from reports.text import slug
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def sections(run: Run) -> list[Section]:
     """Every section of the page, also those that have nothing to show and say so."""
     costs, errors = cost_settings(run), error_settings(run)
     trained, curves = task_settings(run, "accuracy"), task_settings(run, "curves")
+    tagged = task_settings(run, "breakdown")
     return [
         Section(
             "answer",
@@ -62,7 +64,7 @@ def sections(run: Run) -> list[Section]:
         Section(
             "accuracy",
             "What does it cost in quality: accuracy",
-            (*_each(trained, _accuracy), *_each(curves, _curves)),
+            (*_each(trained, _accuracy), *_each(tagged, _breakdown), *_each(curves, _curves)),
             _missing("an accuracy", "accuracy.csv", "task=listops"),
         ),
         Section(
@@ -131,6 +133,16 @@ def _accuracy(setting: Setting, suffix: str) -> Part:
         figures=_requests(plots.ACCURACY, setting, suffix),
         tables=tuple(table for table in tables if table),
     )
+
+
+def _breakdown(setting: Setting, suffix: str) -> Part:
+    frame = setting.run.breakdown
+    figures = []
+    for task in sorted(frame["task"].unique()):
+        run = setting.run.narrow("breakdown", frame[frame["task"] == task])
+        label = f"{task}, {setting.label}" if setting.label else str(task)
+        figures += [Request(plot, run, f"{plot.name}-{slug(task)}{suffix}", label) for plot in plots.BREAKDOWN]
+    return Part(setting.label, figures=tuple(figures))
 
 
 def _curves(setting: Setting, suffix: str) -> Part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,10 +29,12 @@ class Examples:
     tokens: integers `[n, seq_len]` or `[n, documents, seq_len]`, padded on the right with the task's `pad_id`.
     Any integer dtype: a task keeps the narrowest that holds its ids, and a batch is widened on its device.
     targets: int64 `[n]` (one class a row) or integers `[n, seq_len]` (one a token, `IGNORE` elsewhere).
-    lengths: int64 `[n]` or `[n, documents]`, the number of real tokens of a document.
+    lengths: integers `[n]` or `[n, documents]`, the number of real tokens of a document. What is padding
+    follows from them alone: `pad_id` may also be the id of a real token.
     global_mask: bool like `tokens`, True at tokens (a question's, say) that every token may attend and that
     attend every token, for methods that have such; None leaves the choice to the method.
     padding: bool like `tokens`, True at tokens no one attends, where they are not just those from `lengths` on.
+    tags: name -> numbers `[n]`: by what to break the test's accuracy down (a needle's depth, say), or None.
     """
 
     tokens: Tensor
@@ -39,6 +42,7 @@ class Examples:
     lengths: Tensor
     global_mask: Tensor | None = None
     padding: Tensor | None = None
+    tags: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         shape = self.tokens.shape
@@ -51,6 +55,9 @@ class Examples:
             mask: Tensor | None = getattr(self, name)
             if mask is not None and mask.shape != shape:
                 raise ValueError(f"examples disagree: tokens {tuple(shape)}, {name} {tuple(mask.shape)}")
+        for name, tag in (self.tags or {}).items():
+            if tag.shape != shape[:1]:
+                raise ValueError(f"examples disagree: tokens {tuple(shape)}, tag {name} {tuple(tag.shape)}")
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -59,7 +66,8 @@ class Examples:
         """The examples at `index` (int64 `[m]`), in that order."""
         global_mask = None if self.global_mask is None else self.global_mask[index]
         padding = None if self.padding is None else self.padding[index]
-        return Examples(self.tokens[index], self.targets[index], self.lengths[index], global_mask, padding)
+        tags = None if self.tags is None else {name: tag[index] for name, tag in self.tags.items()}
+        return Examples(self.tokens[index], self.targets[index], self.lengths[index], global_mask, padding, tags)
 
     def padding_mask(self) -> Tensor | None:
         """bool like `tokens`, True at padding; None when no document is padded.
@@ -133,6 +141,19 @@ class Task(ABC):
         if self.documents == 2:
             return PairHead(width, self.num_classes, pooling, hidden_dim=hidden_dim)
         return SequenceHead(width, self.num_classes, pooling, hidden_dim)
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """The rows of all `parts`, at least one, in their order; all have the same shapes, masks and tags, or none."""
+    masks = [part.global_mask for part in parts if part.global_mask is not None]
+    tags = [part.tags for part in parts if part.tags is not None]
+    return Examples(
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        torch.cat([part.lengths for part in parts]),
+        torch.cat(masks) if masks else None,
+        tags={name: torch.cat([tag[name] for tag in tags]) for name in tags[0]} if tags else None,
+    )
 
 
 def score(logits: Tensor, targets: Tensor) -> tuple[int, int]:

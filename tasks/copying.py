@@ -6,17 +6,17 @@ src/dataloaders/datasets/copying.py; selective: Gu and Dao, Mamba (2023), and at
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.base import IGNORE, Examples, SplitName, Task
-from tasks.splits import check_at_least, disjoint_splits
+from tasks.base import Examples, SplitName
+from tasks.drawn import Drawn, no_targets
+from tasks.splits import Part, check_at_least
 
 
-class Copying(Task):
+class Copying(Drawn):
     """`tokens` data tokens, then blanks, then `tokens` markers; the target at marker i is data token i.
 
     Ids: 0 blank, 1..alphabet-2 data, alphabet-1 marker. Targets are `IGNORE` elsewhere.
@@ -45,18 +45,17 @@ class Copying(Task):
         dev_examples: int = 1_000,
         test_examples: int = 1_000,
     ) -> None:
-        super().__init__(seq_len=seq_len, seed=seed)
+        super().__init__(
+            seq_len=seq_len,
+            seed=seed,
+            train_examples=train_examples,
+            dev_examples=dev_examples,
+            test_examples=test_examples,
+        )
         check_at_least(tokens, 1, "tokens")
         check_at_least(alphabet, 4, "alphabet", "blank, marker and two data tokens")
         check_at_least(seq_len, 2 * tokens, "seq_len", f"2 * tokens, tokens={tokens}")
         self.tokens, self.alphabet, self.selective = tokens, alphabet, selective
-        self._counts: dict[SplitName, int] = {
-            "train": train_examples,
-            "dev": dev_examples,
-            "test": test_examples,
-        }
-        for name, count in self._counts.items():
-            check_at_least(count, 1, f"{name}_examples")
 
     @property
     def vocab_size(self) -> int:
@@ -73,15 +72,11 @@ class Copying(Task):
         """Data tokens are uniform, so any one of them is right once in their number."""
         return 1.0 / (self.alphabet - 2)
 
-    def examples(self, split: SplitName) -> Examples:
-        """The whole split; targets int64 `[n, seq_len]`."""
-        return self._splits[split]
+    def parts(self, split: SplitName) -> Sequence[Part]:
+        """One kind of examples."""
+        return [Part(self._draw, self.counts[split])]
 
-    @cached_property
-    def _splits(self) -> dict[SplitName, Examples]:
-        return disjoint_splits(self._draw, self.seed, self._counts)
-
-    def _draw(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _draw(self, rng: np.random.Generator, count: int) -> Examples:
         before = self.seq_len - self.tokens  # positions in front of the markers
         data = rng.integers(1, self.alphabet - 1, size=(count, self.tokens))
         tokens = np.zeros((count, self.seq_len), dtype=np.int64)
@@ -92,6 +87,6 @@ class Copying(Task):
         else:
             tokens[:, : self.tokens] = data
         tokens[:, before:] = self.alphabet - 1
-        targets = np.full((count, self.seq_len), IGNORE, dtype=np.int64)
+        targets = no_targets(tokens)
         targets[:, before:] = data
-        return tokens, targets
+        return self.pack(tokens, targets)

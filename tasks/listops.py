@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tasks.base import Examples, SplitName, Task
 from tasks.data import Table, cached, row_digests
 from tasks.seeds import generator
-from tasks.splits import check_at_least
+from tasks.splits import check_at_least, split_counts
 
 Ints = NDArray[np.int64]
 
@@ -69,13 +69,7 @@ class ListOps(Task):
             )
         longest = min(max_length - 1, largest)
         check_at_least(seq_len, longest, "seq_len", f"the longest expression, max_length={max_length}")
-        self._counts: dict[SplitName, int] = {
-            "train": train_examples,
-            "dev": dev_examples,
-            "test": test_examples,
-        }
-        for name, count in self._counts.items():
-            check_at_least(count, 1, f"{name}_examples")
+        self._counts = split_counts(train_examples, dev_examples, test_examples)
         self.shape = TreeShape(min_length, max_length, max_depth, max_args)
 
     @property
@@ -95,7 +89,7 @@ class ListOps(Task):
         return float(torch.bincount(labels).max()) / len(labels)
 
     def examples(self, split: SplitName) -> Examples:
-        """The whole split; targets int64 `[n]`, 0..9."""
+        """The whole split; tokens uint8 `[n, seq_len]`, targets int64 `[n]`, 0..9."""
         start = 0
         for name, count in self._counts.items():
             if name == split:
@@ -104,12 +98,12 @@ class ListOps(Task):
         rows = slice(start, start + self._counts[split])
         symbols = self._table["tokens"][rows]
         width = min(symbols.shape[1], self.seq_len)  # columns cut off, if any, are padding in every row
-        tokens = torch.full((len(symbols), self.seq_len), self.pad_id, dtype=torch.int64)
+        tokens = torch.full((len(symbols), self.seq_len), self.pad_id, dtype=torch.uint8)
         tokens.numpy()[:, :width] = symbols[:, :width]
         return Examples(
             tokens,
             torch.from_numpy(self._table["targets"][rows].astype(np.int64)),
-            torch.from_numpy(self._table["lengths"][rows].astype(np.int64)),
+            torch.from_numpy(self._table["lengths"][rows].astype(np.int32)),
         )
 
     @cached_property

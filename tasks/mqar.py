@@ -5,19 +5,23 @@ Arora et al., Zoology (2023), arXiv:2312.04927; HazyResearch/zoology, zoology/da
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.base import IGNORE, Examples, SplitName, Task
-from tasks.splits import check_at_least, disjoint_splits
+from tasks.base import Examples, SplitName, joined
+from tasks.drawn import Drawn, distinct, no_targets
+from tasks.splits import Part, apportion, check_at_least
 
 _CHUNK = 2048  # rows drawn at once: bounds the memory of the permutations
 
+#: Kinds of examples in one split, each (length, pairs, share of the split).
+Mixture = list[tuple[int, int, float]]
 
-class MQAR(Task):
+
+class MQAR(Drawn):
     """Key-value pairs `k1 v1 k2 v2 ...`, then every key once more; predict its value at that place.
 
     Keys are ids 1..vocab//2-1, values vocab//2..vocab-1, both distinct in a sequence. After the
@@ -25,8 +29,10 @@ class MQAR(Task):
     position of its slot, slots being drawn without replacement with probability ~ i**(power - 1),
     so mostly early. The target there is value j; all other targets are `IGNORE`.
 
-    seq_len: at least 4 * pairs.
-    pairs: key-value pairs, N.
+    seq_len: at least 4 * pairs, and the length of the longest row of a mixture; others are padded to it.
+    pairs: key-value pairs, N, in rows of seq_len tokens; or a mixture of rows as a list of
+        [length, pairs, share of the split], with the tags `length` and `pairs` on dev and test.
+    eval_pairs: the same for dev and test, where they differ from train; None if they do not.
     vocab: number of ids, above seq_len. Classes are all ids.
     power: the published a = 0.01; 1 spreads the queries evenly.
     random_non_queries: fill the other positions with random ids instead of 0.
@@ -42,7 +48,8 @@ class MQAR(Task):
         *,
         seq_len: int,
         seed: int,
-        pairs: int = 4,
+        pairs: int | Mixture = 4,
+        eval_pairs: int | Mixture | None = None,
         vocab: int = 8192,
         power: float = 0.01,
         random_non_queries: bool = True,
@@ -50,21 +57,21 @@ class MQAR(Task):
         dev_examples: int = 1_000,
         test_examples: int = 1_000,
     ) -> None:
-        super().__init__(seq_len=seq_len, seed=seed)
-        check_at_least(pairs, 1, "pairs")
-        check_at_least(seq_len, 4 * pairs, "seq_len", f"4 * pairs, pairs={pairs}")
+        super().__init__(
+            seq_len=seq_len,
+            seed=seed,
+            train_examples=train_examples,
+            dev_examples=dev_examples,
+            test_examples=test_examples,
+        )
+        for name, value in (("pairs", pairs), ("eval_pairs", eval_pairs)):
+            if value is not None:
+                _check(name, value, seq_len)
         check_at_least(vocab, seq_len + 1, "vocab", f"more ids than positions, seq_len={seq_len}")
         if not power > 0:
             raise ValueError(f"power={power}: expected a number above 0")
-        self.pairs, self.vocab, self.power = pairs, vocab, power
-        self.random_non_queries = random_non_queries
-        self._counts: dict[SplitName, int] = {
-            "train": train_examples,
-            "dev": dev_examples,
-            "test": test_examples,
-        }
-        for name, count in self._counts.items():
-            check_at_least(count, 1, f"{name}_examples")
+        self.pairs, self.eval_pairs = pairs, pairs if eval_pairs is None else eval_pairs
+        self.vocab, self.power, self.random_non_queries = vocab, power, random_non_queries
 
     @property
     def vocab_size(self) -> int:
@@ -81,47 +88,54 @@ class MQAR(Task):
         """Values are uniform, so any one value is right once in the number of values."""
         return 1.0 / (self.vocab - self.vocab // 2)
 
-    def examples(self, split: SplitName) -> Examples:
-        """The whole split; targets int64 `[n, seq_len]`."""
-        return self._splits[split]
+    def parts(self, split: SplitName) -> Sequence[Part]:
+        """One part a kind of the mixture, its rows alike in length and pairs."""
+        pairs = self.pairs if split == "train" else self.eval_pairs
+        if isinstance(pairs, int):
+            return [Part(partial(self._draw, self.seq_len, pairs), self.counts[split])]
+        counts = apportion(self.counts[split], [share for *_, share in pairs])
+        return [
+            Part(partial(self._draw, length, number), count, {"length": length, "pairs": number})
+            for (length, number, _), count in zip(pairs, counts, strict=True)
+        ]
 
-    @cached_property
-    def _splits(self) -> dict[SplitName, Examples]:
-        return disjoint_splits(self._draw, self.seed, self._counts)
+    def _draw(self, length: int, pairs: int, rng: np.random.Generator, count: int) -> Examples:
+        sizes = [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
+        return joined([self._chunk(length, pairs, rng, size) for size in sizes])
 
-    def _draw(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        chunks = [self._chunk(rng, min(_CHUNK, count - i)) for i in range(0, count, _CHUNK)]
-        return np.concatenate([c[0] for c in chunks]), np.concatenate([c[1] for c in chunks])
-
-    def _chunk(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        context, half = 2 * self.pairs, self.vocab // 2
-        keys = 1 + distinct(rng, count, half - 1, self.pairs)
-        values = half + distinct(rng, count, self.vocab - half, self.pairs)
-        tokens = np.zeros((count, self.seq_len), dtype=np.int64)
+    def _chunk(self, length: int, pairs: int, rng: np.random.Generator, count: int) -> Examples:
+        context, half = 2 * pairs, self.vocab // 2
+        keys = 1 + distinct(rng, count, half - 1, pairs)
+        values = half + distinct(rng, count, self.vocab - half, pairs)
+        tokens = np.zeros((count, length), dtype=np.int64)
         tokens[:, 0:context:2] = keys
         tokens[:, 1:context:2] = values
 
-        slots = (self.seq_len - context) // 2
+        slots = (length - context) // 2
         weight = np.arange(1, slots + 1) ** (self.power - 1.0)
         # The order of exponential arrival times with these rates is successive weighted drawing.
         arrival = rng.exponential(size=(count, slots)) / weight
-        position = context + 2 * np.argsort(arrival, axis=1)[:, : self.pairs]
+        position = context + 2 * np.argsort(arrival, axis=1)[:, :pairs]
         np.put_along_axis(tokens, position, keys, axis=1)
-        targets = np.full((count, self.seq_len), IGNORE, dtype=np.int64)
+        targets = no_targets(tokens)
         np.put_along_axis(targets, position, values, axis=1)
         if self.random_non_queries:
             empty = tokens == 0
             tokens[empty] = rng.integers(self.vocab, size=int(empty.sum()))
-        return tokens, targets
+        return self.pack(tokens, targets)
 
 
-def distinct(rng: np.random.Generator, rows: int, population: int, take: int) -> NDArray[np.int64]:
-    """int64 `[rows, take]`: in each row, `take` different numbers out of 0..population-1, in random order."""
-    pool = np.tile(np.arange(population), (rows, 1))
-    row = np.arange(rows)
-    for i in range(take):  # the first steps of Fisher and Yates' shuffle, all rows at once
-        j = rng.integers(i, population, size=rows)
-        chosen = pool[row, j]
-        pool[row, j] = pool[:, i]
-        pool[:, i] = chosen
-    return pool[:, :take]
+def _check(name: str, pairs: int | Mixture, seq_len: int) -> None:
+    if isinstance(pairs, int):
+        check_at_least(pairs, 1, name)
+        check_at_least(seq_len, 4 * pairs, "seq_len", f"4 * {name}, {name}={pairs}")
+        return
+    for kind in pairs:
+        length, number, share = kind
+        if not (number >= 1 and 4 * number <= length <= seq_len and share > 0):
+            raise ValueError(
+                f"{name}={pairs}: expected [length, pairs, share] with pairs >= 1, 4 * pairs <= length <= "
+                f"seq_len={seq_len} and share > 0, got {list(kind)}"
+            )
+    if not pairs:
+        raise ValueError(f"{name}=[]: expected a number or at least one [length, pairs, share]")

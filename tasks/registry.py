@@ -22,9 +22,13 @@ __all__ = [
 #: Short name -> dotted path of the class. Files in conf/task/ set its parameters; one class may have several.
 TASKS: dict[str, str] = {
     "copying": "tasks.copying.Copying",
+    "duplication": "tasks.duplication.Duplication",
+    "furthest_vector": "tasks.furthest_vector.FurthestVector",
     "image": "tasks.image.Image",
+    "in_context_recall": "tasks.in_context_recall.InContextRecall",
     "listops": "tasks.listops.ListOps",
     "mqar": "tasks.mqar.MQAR",
+    "needle": "tasks.needle.Needle",
     "retrieval": "tasks.retrieval.Retrieval",
     "text": "tasks.text.Text",
 }

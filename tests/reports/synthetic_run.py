@@ -134,6 +134,19 @@ def trained(method: str, task: str, seed: int, accuracy: float, **axes: Any) -> 
     }
 
 
+def broken_down(row: Row, accuracy: float) -> list[Row]:
+    """Accuracy by length and depth, lower by a tenth at each doubling; the longest has two depths only."""
+    axes = {key: item for key, item in row.items() if key in TABLES["breakdown"]}
+    kinds = [(n, d) for n in (64, 128, 256) for d in (0, 0.5, 1) if (n, d) != (256, 0.5)]
+    rows = []
+    for length, depth in kinds:
+        value = accuracy - 0.1 * (length // 128)
+        tags = f'{{"depth":{depth},"length":{length}}}'
+        shares = {"accuracy": value, "accuracy_low": value - 0.05, "accuracy_high": value + 0.05}
+        rows.append(axes | shares | {"tags": tags, "test_targets": 100})
+    return rows
+
+
 def costs(methods: tuple[str, ...] = tuple(METHODS)) -> list[Row]:
     """Core costs of every method and length; `full` runs out of memory, `reformer` has a hole."""
     rows = []
@@ -177,6 +190,8 @@ def synthetic_run(methods: tuple[str, ...] = tuple(METHODS)) -> Tables:
                         "elapsed_s": at / 10,
                     }
                     rows["curves"].append(axes | point)
+                if task == "listops":
+                    rows["breakdown"] += broken_down(row, value)
         for seq_len in (512, 1024):
             for scale in (0.25, 1, 4) if budget else (1,):
                 for norm in (0.5, 1.0, 2.0):

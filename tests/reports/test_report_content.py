@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from synthetic_run import METHODS, Tables, cost, costs, failed, synthetic_run, trained
 
 from reports.answer import answers, sentences
 from reports.load import Run, load
+from reports.plots import breakdown
 from reports.points import cost_points, seed_points
 from reports.settings import cost_settings, task_settings, with_series
 from reports.style import styles
@@ -168,6 +170,26 @@ def test_one_seed_falls_back_to_the_interval_of_its_row(tmp_path: Path) -> None:
     (setting,) = task_settings(run, "accuracy")
     (point,) = seed_points(setting.run.accuracy, "accuracy", ("task",))
     assert (point.low, point.high, point.way) == (0.47, 0.53, "one seed")
+
+
+def test_a_breakdown_is_the_mean_over_seeds_by_tag(run: Run) -> None:
+    (setting,) = task_settings(run, "breakdown")
+    points = breakdown.data(setting.run)
+    assert len(points) == len(METHODS) * 8
+    assert set(points["seeds"]) == {2}
+    raw = run.breakdown[
+        (run.breakdown["method"] == "sdpa") & (run.breakdown["tags"] == '{"depth":0.5,"length":64}')
+    ]
+    here = points[(points["method"] == "sdpa") & (points["length"] == 64) & (points["depth"] == 0.5)]
+    assert here["accuracy"].item() == pytest.approx(raw["accuracy"].mean())
+    figure = breakdown.FIGURE.draw(setting.run)
+    assert figure is not None
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert len(panels) == len(METHODS)
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["64", "128", "256"]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["0", "0.5", "1"]
+    assert panels[0].images[0].get_array().mask.sum() == 1  # no such kind
+    plt.close(figure)
 
 
 def test_failures_are_counted_with_their_reasons(run: Run) -> None:

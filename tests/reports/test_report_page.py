@@ -75,7 +75,7 @@ def test_the_page_is_whole_without_torch(built: Path) -> None:
     assert len(page.ids) == len(set(page.ids))
     for anchor in ("answer", "scaling", "error", "accuracy", "tradeoff", "failures", "noise", "environment"):
         assert anchor in page.ids
-    assert len(page.labels) == 10
+    assert len(page.labels) == 11
     assert all(len(label) > 40 for label in page.labels)
     for link in page.links:
         assert not link.startswith(("http", "//")), link

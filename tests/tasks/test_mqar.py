@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.mqar import MQAR, distinct
+from tasks.drawn import distinct
+from tasks.mqar import MQAR
 from tasks.registry import IGNORE
 
 FEW = {"train_examples": 1000, "dev_examples": 50, "test_examples": 50}
@@ -91,6 +92,38 @@ def test_the_published_size_is_made_in_seconds() -> None:
 def test_what_does_not_fit_is_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MQAR(**{"seq_len": 32, "seed": 0, "pairs": 8, "vocab": 33, **changes})
+
+
+@pytest.mark.parametrize("kind", [[33, 8, 1], [16, 5, 1], [16, 0, 1], [16, 4, 0]])
+@pytest.mark.parametrize("name", ["pairs", "eval_pairs"])
+def test_a_mixture_that_does_not_fit_is_refused(name: str, kind: list[int]) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}=.*4 \* pairs <= length <= seq_len=32 .*got \[{kind[0]}, "):
+        MQAR(seq_len=32, seed=0, vocab=33, **{"pairs": 2, name: [[16, 2, 1], kind]})
+    with pytest.raises(ValueError, match=rf"^{name}=\[\]: expected a number or at least one"):
+        MQAR(seq_len=32, seed=0, vocab=33, **{"pairs": 2, name: []})
+
+
+def test_a_mixture_trains_at_some_lengths_and_tests_at_others() -> None:
+    task = MQAR(
+        seq_len=40, seed=0, pairs=[[16, 2, 3], [24, 2, 1]], eval_pairs=[[16, 4, 1], [40, 4, 1]], vocab=64, **FEW
+    )
+    train, test = task.examples("train"), task.examples("test")
+    assert train.lengths.bincount().nonzero().flatten().tolist() == [16, 24]
+    assert (train.lengths == 16).sum() == 750
+    assert test.tags is not None
+    assert test.tags["length"].tolist() == test.lengths.tolist() == [16] * 25 + [40] * 25
+    assert test.tags["pairs"].tolist() == [4.0] * 50
+    for examples, pairs in ((train, 2), (test, 4)):
+        assert ((examples.targets != IGNORE).sum(1) == pairs).all()
+        padding = examples.padding_mask()
+        assert padding is not None
+        assert (examples.tokens[padding] == 0).all()
+        assert (examples.targets[padding] == IGNORE).all()
+        for row, target, length in zip(examples.tokens, examples.targets, examples.lengths, strict=True):
+            book = dict(zip(row[0 : 2 * pairs : 2].tolist(), row[1 : 2 * pairs : 2].tolist(), strict=True))
+            asked = (target != IGNORE).nonzero().flatten()
+            assert ((asked >= 2 * pairs) & (asked < length)).all()
+            assert [book[int(row[i])] for i in asked] == target[asked].tolist()
 
 
 def test_the_tightest_fit_is_accepted() -> None:
