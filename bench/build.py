@@ -13,6 +13,7 @@ from bench.cell import Cell
 from bench.device import why_unavailable
 from bench.errors import Refused
 from bench.model import Model, attention_layers, build_model, build_task, count_parameters
+from bench.training.precision import why_unsupported
 from methods.registry import Attention, Mixer, Mode, Unsupported
 
 MIB = 2**20
@@ -88,4 +89,6 @@ def _refusal(cell: Cell, attention: Attention) -> tuple[str, str] | None:
     if cell.mode == "train" and kind in able.forward_only:
         return "unsupported", f"mode=train: {name} has no backward on {kind}"
     missing = why_unavailable(cell.hardware.device)
+    if cell.train and not missing:
+        missing = why_unsupported(cell.hardware.device, cell.hardware.dtype)
     return ("unsupported", missing) if missing else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.cell import Cell
+from bench.cell import Cell, canonical
 from bench.columns import SCHEMA_VERSION, TABLES
 from bench.stats import by_subject, median, share, speedup
 from bench.store import Store
@@ -63,7 +63,9 @@ def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
     if cell.table == "efficiency":
         yield "efficiency", {**base, **memory, **cost_columns(record), "output_error": _unit_error(errors)}
     if cell.table == "accuracy":
-        yield "accuracy", {**base, **memory, **accuracy_columns(results.get("train", {}))}
+        row: Row = {**base, **memory, "train_params": canonical(cell.content()["train"])}
+        row |= accuracy_columns(results.get("train", {}))
+        yield "accuracy", row
     if cell.table == "errors" and not errors:
         yield "errors", base
     for row in errors:
@@ -102,6 +104,8 @@ def axes_of(cell: Cell, record: dict[str, Any]) -> Row:
         "dtype": cell.hardware.dtype,
         "threads": cell.hardware.threads,
         "compile": cell.hardware.compile,
+        "processes": cell.hardware.processes,
+        "pretrain": cell.train.pretrain if cell.train else "none",
     }
 
 

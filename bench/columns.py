@@ -48,6 +48,8 @@ AXES: Columns = {
     "dtype": str,
     "threads": int,
     "compile": bool,
+    "processes": int,
+    "pretrain": str,
 }
 
 OUTCOME: Columns = {
@@ -117,6 +119,11 @@ ACCURACY: Columns = {
     "train_s": float,
     "step_ms": float,
     "train_tokens_per_s": float,
+    "train_params": str,
+    "pretrain_steps": int,
+    "pretrain_loss": float,
+    "pretrain_s": float,
+    "resumed": int,
     **MEMORY,
 }
 

@@ -71,10 +71,11 @@ def build_model(cell: Cell, method: Plugin, task: Task | None) -> Model:
     assert cell.model is not None
     layers = attention_layers(cell, method, cell.model.layers)
     width = cell.heads * cell.head_dim
+    masks = 1 if cell.train and cell.train.pretrain == "masked" else 0  # an id that stands for a hidden token
     with seeded(derive_seed(cell.seed, "model")):
         encoder = Encoder(
             layers,
-            vocab_size=task.vocab_size if task else VOCAB,
+            vocab_size=(task.vocab_size if task else VOCAB) + masks,
             ff_dim=cell.model.ff_dim,
             dropout=cell.model.dropout,
             positions=cell.model.positions,  # type: ignore[arg-type]

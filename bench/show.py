@@ -74,7 +74,7 @@ def cell_table(record: dict[str, Any]) -> str:
             ),
             (
                 "training",
-                f"{row['steps']} steps in {row['train_s']:.1f} s, {quantity(row['step_ms'])} ms a step,"
+                f"{row['steps']} steps{_pretraining(row)} in {row['train_s']:.1f} s, {quantity(row['step_ms'])} ms a step,"
                 f" {quantity(row['train_tokens_per_s'])} tokens/s",
             ),
         ]
@@ -97,6 +97,13 @@ def cell_table(record: dict[str, Any]) -> str:
         lines.append((f"error, |q|,|k| x {found['qk_norm']:g}", ", ".join(words) or found["note"]))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _pretraining(row: dict[str, Any]) -> str:
+    """What came before the training, if anything did."""
+    if row["pretrain"] == "none":
+        return ""
+    return f" after {row['pretrain_steps']} of {row['pretrain']} pretraining (loss {row['pretrain_loss']:.3f})"
 
 
 def quantity(value: float) -> str:

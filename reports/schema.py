@@ -52,6 +52,8 @@ _AXES: Kinds = {
     "dtype": "text",
     "threads": "whole",
     "compile": "flag",
+    "processes": "whole",
+    "pretrain": "text",
 }
 
 _OUTCOME: Kinds = {
