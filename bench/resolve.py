@@ -155,7 +155,9 @@ def _train(cfg: DictConfig, batch_size: int, causal: bool, processes: int) -> Tr
             "task.train.pretrain=causal: needs causal=true, else a model sees the token it is to predict"
         )
     if pretrain == "masked" and train.pretrain_mask == 0:
-        raise Refused("task.train.pretrain_mask=0: expected a share above 0, or no token is ever hidden")
+        raise Refused(
+            f"task.train.pretrain_mask={train.pretrain_mask}: expected a share above 0, or no token is ever hidden"
+        )
     if train.accumulate * processes > batch_size:
         raise Refused(
             f"task.train.accumulate={train.accumulate}: expected at most one piece for each of the batch's "

@@ -74,8 +74,8 @@ def cell_table(record: dict[str, Any]) -> str:
             ),
             (
                 "training",
-                f"{row['steps']} steps{_pretraining(row)} in {row['train_s']:.1f} s, {quantity(row['step_ms'])} ms a step,"
-                f" {quantity(row['train_tokens_per_s'])} tokens/s",
+                f"{row['steps']} steps{_pretraining(row)} in {row['train_s']:.1f} s,"
+                f" {quantity(row['step_ms'])} ms a step, {quantity(row['train_tokens_per_s'])} tokens/s",
             ),
         ]
     if row.get("peak_mib") is not None:

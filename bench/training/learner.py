@@ -48,13 +48,13 @@ class Learner:
         """
         pieces, count = batches.pieces_of(step)
         self.optimiser.zero_grad(set_to_none=True)
-        scaler, loss = self.scaler, torch.zeros((), device=self.group.device)
+        scaler, losses = self.scaler, []
         for piece in pieces:
             with self.precision.autocast():
                 logits = self._forward(*piece.inputs)
             part = loss_of(logits, piece.targets, "sum") / max(count, 1)
             scaler.scale(part).backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
+            losses.append(part.detach())
         self.group.sum_gradients(self.parameters)
         scaler.unscale_(self.optimiser)
         if self.settings.grad_clip_value:
@@ -66,7 +66,7 @@ class Learner:
             group["lr"] = self.settings.lr * factor
         scaler.step(self.optimiser)
         scaler.update()
-        return loss
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, besides the batches: model, optimiser, scale, random draws."""
