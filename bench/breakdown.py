@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from tasks.registry import IGNORE, Examples
+from bench.training.distributed import Group
+from tasks.registry import IGNORE
 
 Kind = tuple[tuple[str, float], ...]
 
@@ -19,19 +21,24 @@ class Breakdown:
         self._correct: Counter[Kind] = Counter()
         self._counted: Counter[Kind] = Counter()
 
-    def add(self, batch: Examples, logits: Tensor) -> None:
-        """Count a batch with logits `[n, ..., classes]`; nothing without tags."""
-        if not batch.tags:
+    def add(self, tags: Mapping[str, Tensor] | None, targets: Tensor, logits: Tensor) -> None:
+        """Count rows: tags `[n]` each, targets `[n, ...]`, logits `[n, ..., classes]`; nothing without tags."""
+        if not tags:
             return
-        counts = batch.targets != IGNORE
-        right = (logits.argmax(dim=-1).to(batch.targets.device) == batch.targets) & counts
-        correct, counted = (mask.reshape(len(batch), -1).sum(dim=1).tolist() for mask in (right, counts))
-        names = sorted(batch.tags)
-        rows = zip(*(batch.tags[name].tolist() for name in names), strict=True)
+        counts = targets != IGNORE
+        right = (logits.argmax(dim=-1) == targets) & counts
+        correct, counted = (mask.reshape(len(targets), -1).sum(dim=1).tolist() for mask in (right, counts))
+        names = sorted(tags)
+        rows = zip(*(tags[name].tolist() for name in names), strict=True)
         for row, values in enumerate(rows):
             kind = tuple(zip(names, map(float, values), strict=True))
             self._correct[kind] += correct[row]
             self._counted[kind] += counted[row]
+
+    def gather(self, group: Group) -> None:
+        """Add up what the processes of a group have counted; all of them then hold the sum."""
+        correct, counted = zip(*group.gathered((self._correct, self._counted)), strict=True)
+        self._correct, self._counted = sum(correct, Counter()), sum(counted, Counter())
 
     def groups(self) -> list[dict[str, Any]]:
         """`tags`, `correct` and `count` of each combination with a target, in the order of the tags."""

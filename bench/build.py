@@ -14,6 +14,7 @@ from bench.cell import Cell
 from bench.device import why_unavailable
 from bench.errors import Refused
 from bench.model import BASELINE_METHOD, Model, attention_layers, build_model, build_task, count_parameters
+from bench.training.precision import why_unsupported
 from methods.registry import Attention, Mixer, Mode, Unsupported
 from tasks.registry import Task
 
@@ -104,5 +105,9 @@ def _refusal(cell: Cell, attention: Attention, task: Task | None) -> tuple[str, 
         return "unsupported", f"hardware.device={cell.hardware.device}: {name} runs on {', '.join(able.devices)}"
     if cell.mode == "train" and kind in able.forward_only:
         return "unsupported", f"mode=train: {name} has no backward on {kind}"
-    missing = why_unavailable(cell.hardware.device) or (task.why_missing() if task else None)
+    missing = why_unavailable(cell.hardware.device)
+    if cell.train and not missing:
+        missing = why_unsupported(cell.hardware.device, cell.hardware.dtype)
+    if task and not missing:
+        missing = task.why_missing()
     return ("unsupported", missing) if missing else None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bench.cell import Cell, Plugin, derive_seed
 from bench.model import CLASSES, VOCAB, attention_layers, backends, build_model, build_task
+from bench.training.precision import Precision
 from methods.registry import Mixer
 from tasks.registry import IGNORE
 
@@ -46,9 +48,9 @@ def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -
     `inputs` are those of another case of the cell: two cases that are compared must read the very same
     memory, since where it lies makes a difference of a percent or two.
     """
-    tokens = cell.batch_size * cell.seq_len
     if cell.level == "model":
-        return _model_case(cell, method, tokens)
+        return _model_case(cell, method)
+    tokens = cell.batch_size * cell.seq_len
     device, dtype = cell.hardware.device, getattr(torch, cell.hardware.dtype)
     attention = attention_layers(cell, method, 1)[0].to(device=device, dtype=dtype)
     generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
@@ -93,19 +95,25 @@ def _forward_backward(function: Callable[..., Tensor], module: nn.Module, inputs
     return torch.autograd.grad(out, [*leaves, *module.parameters()], torch.ones_like(out), allow_unused=True)
 
 
-def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
-    """A forward of the whole model, or a full training step with AdamW, on a task's batch or random tokens."""
-    device, dtype = cell.hardware.device, getattr(torch, cell.hardware.dtype)
+def _model_case(cell: Cell, method: Plugin) -> Case:
+    """A forward of the whole model, or a full training step with AdamW, on a task's batch or random tokens.
+
+    Of a batch that is trained on in pieces, or by several processes, a step is that of one piece in one of them.
+    """
+    device = cell.hardware.device
+    precision = Precision(device, cell.hardware.dtype)
+    pieces = cell.train.accumulate * cell.hardware.processes if cell.train else 1
+    rows = -(-cell.batch_size // pieces)
     task = build_task(cell)
-    model = build_model(cell, method, task).to(device)
+    model = build_model(cell, method, task).to(device, precision.weights)
     generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
     if task is None:
-        ids = torch.randint(VOCAB, (cell.batch_size, cell.seq_len), generator=generator)
-        targets = torch.randint(CLASSES, (cell.batch_size,), generator=generator)
+        ids = torch.randint(VOCAB, (rows, cell.seq_len), generator=generator)
+        targets = torch.randint(CLASSES, (rows,), generator=generator)
         masks: list[Tensor | None] = [None, None]
     else:
         examples = task.examples("train")
-        batch = examples.rows(torch.randint(len(examples), (cell.batch_size,), generator=generator))
+        batch = examples.rows(torch.randint(len(examples), (rows,), generator=generator))
         ids, targets = batch.tokens, batch.targets
         masks = [batch.padding_mask(), batch.global_mask]
     ids, targets = ids.to(device), targets.to(device)
@@ -115,7 +123,7 @@ def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
     model.train(cell.mode == "train")
 
     def run() -> object:
-        with torch.autocast(torch.device(device).type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+        with precision.autocast():
             if cell.mode == "forward":
                 with torch.no_grad():
                     return function(ids, *masks)
@@ -129,12 +137,16 @@ def _model_case(cell: Cell, method: Plugin, tokens: int) -> Case:
         call=run,
         module=model,
         inputs=[ids, targets],
-        tokens=tokens,
+        tokens=ids.numel(),
     )
 
 
-def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over the targets that count; logits `[..., classes]`, targets integers `[...]`."""
+def loss_of(logits: Tensor, targets: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Cross-entropy over the targets that count; logits `[..., classes]`, integer targets `[...]`.
+
+    Half precision is computed in float32.
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
     return nn.functional.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten().long(), ignore_index=IGNORE
+        logits.flatten(0, -2).to(wide), targets.flatten().long(), ignore_index=IGNORE, reduction=reduction
     )

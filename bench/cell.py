@@ -48,14 +48,24 @@ class Model:
 
 @dataclass(frozen=True)
 class Train:
-    """How a task is trained on."""
+    """How a task is trained on: AdamW under a schedule; `pretrain` says what comes before."""
 
     steps: int
     lr: float
+    schedule: str
     warmup_steps: int
+    betas: tuple[float, float]
+    eps: float
     weight_decay: float
     grad_clip: float
+    grad_clip_value: float
+    accumulate: int
     eval_every: int
+    eval_batch_size: int
+    patience: int | None
+    pretrain: str
+    pretrain_steps: int
+    pretrain_mask: float
 
 
 @dataclass(frozen=True)
@@ -74,12 +84,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where it runs; `threads` is resolved."""
+    """Where it runs; `threads` is resolved, `processes` those that share the training of one model."""
 
     device: str
     dtype: str
     threads: int
     compile: bool
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,9 @@ class Cell:
             measure[listed] = tuple(measure[listed])
         fields["measure"] = Measure(**measure)
         fields["hardware"] = Hardware(**content["hardware"])
-        for name, kind in (("model", Model), ("task", Plugin), ("train", Train)):
+        if content["train"] is not None:
+            fields["train"] = Train(**{**content["train"], "betas": tuple(content["train"]["betas"])})
+        for name, kind in (("model", Model), ("task", Plugin)):
             fields[name] = kind(**content[name]) if content[name] is not None else None
         return cls(**fields)
 

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from bench import torchrun
 from bench.compose import CONF, Composer, first_line, hydra_context
 from bench.errors import BenchError, Refused
 from bench.schema import register
@@ -33,12 +34,18 @@ def main() -> None:
         check(sys.argv[1:])
         application()
     except BenchError as error:
-        print(f"attnbench: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("attnbench: interrupted before any cell was done", file=sys.stderr)
         sys.exit(INTERRUPTED)
     sys.exit(_exit_code)
+
+
+def complain(error: BenchError) -> None:
+    """Say in one line what is wrong, once where torchrun has started several of us."""
+    if not torchrun.follows():
+        print(f"attnbench: {error}", file=sys.stderr)
 
 
 def check(argv: Sequence[str]) -> None:
@@ -81,27 +88,39 @@ def application(cfg: DictConfig) -> None:
     try:
         code = run_job(cfg)
     except BenchError as error:
-        print(f"attnbench: {error}", file=sys.stderr)
+        complain(error)
         code = error.exit_code
     _exit_code = max(_exit_code, code)
 
 
 def run_job(cfg: DictConfig) -> int:
     """Run what the configuration asks for and return the exit code."""
+    hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
+    with hydra_context():
+        plan = _cells(cfg, overrides, Composer())
+    nested = "BasicLauncher" not in str(hydra_config.launcher.get("_target_", "BasicLauncher"))
+    isolation = "subprocess" if nested and cfg.isolation.value == "auto" else cfg.isolation.value
+    if torchrun.follows():
+        torchrun.follow(isolation)
+        return 0
+    try:
+        return _run(cfg, plan, isolation)
+    finally:
+        if torchrun.launched():
+            torchrun.announce(None)
+
+
+def _run(cfg: DictConfig, plan: list[Any], isolation: str) -> int:
+    """Run the cells of a job, say where their rows are, and return the exit code."""
     from bench.execute import Limits
     from bench.show import cell_table
     from bench.store import Store
     from bench.sweep import run_plan
 
-    hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
-    with hydra_context():
-        plan = _cells(cfg, overrides, Composer())
     sweep = bool(cfg.sweep.grids)
     store = Store(hydra.utils.to_absolute_path(cfg.results_dir), cfg.run or cfg.sweep.name or "adhoc")
-    nested = "BasicLauncher" not in str(hydra_config.launcher.get("_target_", "BasicLauncher"))
-    isolation = "subprocess" if nested and cfg.isolation.value == "auto" else cfg.isolation.value
-    limits = Limits(isolation, cfg.timeout_s, cfg.memory_limit_mib)
+    limits = Limits(isolation, cfg.timeout_s, cfg.memory_limit_mib, cfg.checkpoint_s)
     rerun = cfg.rerun.value if cfg.rerun is not None else "none" if sweep else "all"
     summary = run_plan(plan, store, limits, rerun, bar=sweep or len(plan) > 1 or plan[0].cell.table == "accuracy")
     for complaint in summary.complaints:

@@ -82,7 +82,9 @@ def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
     if cell.table == "efficiency":
         yield "efficiency", {**base, **memory, **cost_columns(record), "output_error": _unit_error(errors)}
     if cell.table == "accuracy":
-        yield "accuracy", {**base, **memory, **accuracy_columns(results.get("train", {}))}
+        row: Row = {**base, **memory, "train_params": canonical(cell.content()["train"])}
+        row |= accuracy_columns(results.get("train", {}))
+        yield "accuracy", row
     if cell.table == "errors" and not errors:
         yield "errors", base
     for row in errors:
@@ -125,6 +127,8 @@ def axes_of(cell: Cell, record: dict[str, Any]) -> Row:
         "dtype": cell.hardware.dtype,
         "threads": cell.hardware.threads,
         "compile": cell.hardware.compile,
+        "processes": cell.hardware.processes,
+        "pretrain": cell.train.pretrain if cell.train else "none",
     }
 
 

@@ -50,6 +50,8 @@ AXES: Columns = {
     "dtype": str,
     "threads": int,
     "compile": bool,
+    "processes": int,
+    "pretrain": str,
 }
 
 OUTCOME: Columns = {
@@ -122,6 +124,11 @@ ACCURACY: Columns = {
     "train_s": float,
     "step_ms": float,
     "train_tokens_per_s": float,
+    "train_params": str,
+    "pretrain_steps": int,
+    "pretrain_loss": float,
+    "pretrain_s": float,
+    "resumed": int,
     **MEMORY,
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from bench import isolate
+from bench import isolate, torchrun
 from bench.cell import RECORD_VERSION, Cell
 from bench.environment import env_id
 from bench.errors import BenchError
@@ -41,10 +41,12 @@ class Limits:
     isolation: str = "auto"
     timeout_s: float | None = None
     memory_mib: float | None = None
+    checkpoint_s: float | None = None
 
     def memory(self) -> float:
-        """The memory limit in MiB."""
-        return self.memory_mib or psutil.virtual_memory().available / 2**20 * MEMORY_SHARE
+        """The memory limit of one process in MiB."""
+        share = MEMORY_SHARE / torchrun.local_world()
+        return self.memory_mib or psutil.virtual_memory().available / 2**20 * share
 
 
 def capture_environment(cell: Cell, limits: Limits) -> dict[str, str]:
@@ -65,9 +67,17 @@ def capture_environment(cell: Cell, limits: Limits) -> dict[str, str]:
 
 
 def run_cell(
-    planned: Planned, limits: Limits, environment: dict[str, str], run: str, progress: Progress
+    planned: Planned,
+    limits: Limits,
+    environment: dict[str, str],
+    run: str,
+    progress: Progress,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure one cell. Always returns a record; only KeyboardInterrupt passes through."""
+    """Measure one cell. Always returns a record; only KeyboardInterrupt passes through.
+
+    A training cell keeps its state at `checkpoint` every `limits.checkpoint_s` seconds, and goes on from there.
+    """
     cell, limit = planned.cell, limits.memory()
     record = new_record(planned, environment, run)
     verdict = planned.facts.verdict
@@ -85,12 +95,24 @@ def run_cell(
         if not passes:
             continue
         left = timeout - (time.perf_counter() - started)
-        outcome = isolate.run(
-            {"passes": passes, "cell": cell.content(), "data_dir": cell.data_dir, "memory_limit_mib": limit},
-            timeout_s=max(left, 0.001),
-            isolation=limits.isolation,
-            on_progress=progress,
-        )
+        job: dict[str, Any] = {
+            "passes": passes,
+            "cell": cell.content(),
+            "data_dir": cell.data_dir,
+            "memory_limit_mib": limit,
+        }
+        if "train" in passes and checkpoint is not None and limits.checkpoint_s is not None:
+            job["checkpoint"] = {
+                "path": str(checkpoint.resolve()),
+                "every_s": limits.checkpoint_s,
+                "identity": {"cell_id": cell.cell_id, "code_fingerprint": record["code_fingerprint"]},
+            }
+        together = cell.hardware.processes > 1 and "train" in passes
+        if together:
+            job["rendezvous"] = torchrun.announce({**job, "timeout_s": left})
+        outcome = isolate.run(job, timeout_s=max(left, 0.001), isolation=limits.isolation, on_progress=progress)
+        if together:
+            torchrun.explain(outcome, job["rendezvous"])
         record["results"] |= outcome.results
         measured += outcome.measured_s
         if outcome.status == "timeout":
@@ -142,7 +164,8 @@ def fingerprint(cell: Cell) -> str:
 def _hash_sources(modules: tuple[str, ...]) -> str:
     here = Path(__file__).parent
     files = [Path(str(import_module(name).__file__)) for name in modules]
-    files += [here / name for name in ("case.py", "train.py", "model.py")]
+    files += [here / name for name in ("case.py", "model.py")]
+    files += sorted((here / "training").glob("*.py"))
     files += sorted((here / "measure").glob("*.py"))
     if len(modules) > 1:  # a task, and what it may be made with
         shared = ("base", "data", "files", "heads", "seeds", "sources", "splits")

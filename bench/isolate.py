@@ -190,7 +190,7 @@ def _listen(
             case "result":
                 outcome.results[message["pass"]] = message["value"]
                 outcome.measured_s += message["seconds"]
-            case "progress":
+            case "progress" | "note":
                 on_progress(message)
             case "failed":
                 outcome.status, outcome.reason = message["status"], message["reason"]

@@ -78,10 +78,11 @@ def build_model(cell: Cell, method: Plugin, task: Task | None) -> Model:
     # a CLS is the first of those that the method has anyway
     front = max(int(cls), method_class(method.target).prepended(**method.params))
     layers = attention_layers(cell, method, cell.model.layers, front)
+    masks = 1 if cell.train and cell.train.pretrain == "masked" else 0  # an id that stands for a hidden token
     with seeded(derive_seed(cell.seed, "model")):
         encoder = Encoder(
             layers,
-            vocab_size=task.vocab_size if task else VOCAB,
+            vocab_size=(task.vocab_size if task else VOCAB) + masks,
             ff_dim=cell.model.ff_dim,
             width=cell.model.width,
             dropout=cell.model.dropout,

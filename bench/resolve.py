@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bench import torchrun
 from bench.cell import Cell, Hardware, Measure, Model, Plugin, Train, canonical
 from bench.errors import Refused
 from bench.plugin import check_parameters, defaults, load_class
@@ -58,19 +59,18 @@ def cell_from_config(cfg: DictConfig) -> Cell:
     passes = _passes(cfg, level, bool(task))
     model_level = level == "model"
 
-    def first(*choices: Any) -> Any:
-        return next(choice for choice in choices if choice is not None)
-
     heads = first(cfg.heads, cfg.model.heads if model_level else DEFAULT_HEADS)
     head_dim = first(cfg.head_dim, cfg.model.head_dim if model_level else DEFAULT_HEAD_DIM)
+    batch_size = first(cfg.batch_size, cfg.task.train.batch_size if task else 1)
     causal = first(cfg.causal, task_cls.causal if task_cls else False)
+    processes = torchrun.world() if "train" in passes else 1
     pooling = cfg.model.pooling.value
     if model_level and causal and pooling in ("cls", "first") and not (task_cls and task_cls.per_token):
         raise Refused(f"model.pooling={pooling}: with causal=true its row sees no other token; say last or mean")
     return Cell(
         method=method,
         seq_len=first(cfg.seq_len, cfg.task.seq_len, DEFAULT_SEQ_LEN),
-        batch_size=first(cfg.batch_size, cfg.task.train.batch_size if task else 1),
+        batch_size=batch_size,
         heads=heads,
         head_dim=head_dim,
         causal=causal,
@@ -90,14 +90,20 @@ def cell_from_config(cfg: DictConfig) -> Cell:
         hardware=Hardware(
             device=cfg.hardware.device,
             dtype=cfg.hardware.dtype.value,
-            threads=first(cfg.hardware.threads, available_cores()),
+            threads=first(cfg.hardware.threads, max(available_cores() // torchrun.local_world(), 1)),
             compile=cfg.hardware.compile,
+            processes=processes,
         ),
         model=_model(cfg, heads * head_dim) if model_level else None,
         task=task,
-        train=_train(cfg) if "train" in passes else None,
+        train=_train(cfg, batch_size, causal, processes) if "train" in passes else None,
         data_dir=str(Path(cfg.task.data_dir).expanduser().absolute()) if task and cfg.task.data_dir else None,
     )
+
+
+def first(*choices: Any) -> Any:
+    """The first that is not None."""
+    return next(choice for choice in choices if choice is not None)
 
 
 def _plugin(node: DictConfig, kind: str) -> tuple[Plugin, type[Any]]:
@@ -153,13 +159,38 @@ def _model(cfg: DictConfig, inner: int) -> Model:
     )
 
 
-def _train(cfg: DictConfig) -> Train:
+def _train(cfg: DictConfig, batch_size: int, causal: bool, processes: int) -> Train:
     train = cfg.task.train
+    pretrain = train.pretrain.value
+    if pretrain == "causal" and not causal:
+        raise Refused(
+            "task.train.pretrain=causal: needs causal=true, else a model sees the token it is to predict"
+        )
+    if pretrain == "masked" and train.pretrain_mask == 0:
+        raise Refused(
+            f"task.train.pretrain_mask={train.pretrain_mask}: expected a share above 0, or no token is ever hidden"
+        )
+    if train.accumulate * processes > batch_size:
+        raise Refused(
+            f"task.train.accumulate={train.accumulate}: expected at most one piece for each of the batch's "
+            f"{batch_size} rows{f' over {processes} processes' if processes > 1 else ''}"
+        )
     return Train(
         steps=train.steps,
         lr=train.lr,
+        schedule=train.schedule.value,
         warmup_steps=train.warmup_steps,
+        betas=tuple(train.betas),
+        eps=train.eps,
         weight_decay=train.weight_decay,
         grad_clip=train.grad_clip,
+        grad_clip_value=train.grad_clip_value,
+        accumulate=train.accumulate,
         eval_every=train.eval_every,
+        eval_batch_size=first(train.eval_batch_size, batch_size),
+        patience=train.patience,
+        pretrain=pretrain,
+        # what a run does not use is no part of its identity
+        pretrain_steps=0 if pretrain == "none" else first(train.pretrain_steps, train.steps),
+        pretrain_mask=train.pretrain_mask if pretrain == "masked" else 0.0,
     )

@@ -77,6 +77,23 @@ class Pooling(Enum):
     last = "last"
 
 
+class Schedule(Enum):
+    """How the learning rate goes, after a linear warm-up: bench/training/schedule.py."""
+
+    cosine = "cosine"
+    linear = "linear"
+    rsqrt = "rsqrt"
+    constant = "constant"
+
+
+class Pretrain(Enum):
+    """What a model learns of the task's inputs before it sees their labels."""
+
+    none = "none"
+    masked = "masked"
+    causal = "causal"
+
+
 class Isolation(Enum):
     """How a cell's process starts; `auto` takes the fork server where there is one."""
 
@@ -115,15 +132,28 @@ class ModelConfig:
 
 @dataclass
 class TrainConfig:
-    """One training run: AdamW, linear warm-up, cosine to zero, the best dev step tested once."""
+    """One training run: AdamW under a schedule, the best dev step tested once.
+
+    Null: `eval_batch_size` as `batch_size`, no `patience`, `pretrain_steps` as `steps`.
+    """
 
     steps: int = 500
     batch_size: int = 32
     lr: float = 1e-3
+    schedule: Schedule = Schedule.cosine
     warmup_steps: int = 50
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
     weight_decay: float = 0.01
     grad_clip: float = 1.0
+    grad_clip_value: float = 0.0
+    accumulate: int = 1
     eval_every: int = 50
+    eval_batch_size: int | None = None
+    patience: int | None = None
+    pretrain: Pretrain = Pretrain.none
+    pretrain_steps: int | None = None
+    pretrain_mask: float = 0.15
 
 
 @dataclass
@@ -198,6 +228,7 @@ class Config:
     isolation: Isolation = Isolation.auto
     timeout_s: float | None = None
     memory_limit_mib: float | None = None
+    checkpoint_s: float | None = 60.0
 
 
 #: The config groups a grid or a command line may choose from.
@@ -212,6 +243,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "seed": (0, 2**31 - 1),
     "timeout_s": (0.001, None),
     "memory_limit_mib": (1, None),
+    "checkpoint_s": (0, None),
     "model.layers": (1, None),
     "model.heads": (1, None),
     "model.head_dim": (1, None),
@@ -228,7 +260,14 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "task.train.warmup_steps": (0, None),
     "task.train.weight_decay": (0, None),
     "task.train.grad_clip": (0, None),
+    "task.train.eps": (0, None),
+    "task.train.grad_clip_value": (0, None),
+    "task.train.accumulate": (1, None),
     "task.train.eval_every": (1, None),
+    "task.train.eval_batch_size": (1, None),
+    "task.train.patience": (1, None),
+    "task.train.pretrain_steps": (1, None),
+    "task.train.pretrain_mask": (0, 1),
     "measure.min_rounds": (3, None),
     "measure.max_rounds": (3, None),
     "measure.budget_s": (0, None),
@@ -250,6 +289,9 @@ def check_ranges(cfg: DictConfig) -> None:
         if value is not None and (value < low or (high is not None and value > high)):
             allowed = f">= {low:g}" if high is None else f"from {low:g} to {high:g}"
             raise Refused(f"{key}={value}: expected a number {allowed}")
+    betas = cfg.task.train.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise Refused(f"task.train.betas={list(betas)}: expected two numbers from 0 to below 1")
     norms = cfg.measure.qk_norms
     if not norms or any(norm <= 0 for norm in norms):
         raise Refused(f"measure.qk_norms={list(norms)}: expected at least one number > 0")

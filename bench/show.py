@@ -76,8 +76,8 @@ def cell_table(record: dict[str, Any]) -> str:
             ),
             (
                 "training",
-                f"{row['steps']} steps in {row['train_s']:.1f} s, {quantity(row['step_ms'])} ms a step,"
-                f" {quantity(row['train_tokens_per_s'])} tokens/s",
+                f"{row['steps']} steps{_pretraining(row)} in {row['train_s']:.1f} s,"
+                f" {quantity(row['step_ms'])} ms a step, {quantity(row['train_tokens_per_s'])} tokens/s",
             ),
         ]
     if row.get("peak_mib") is not None:
@@ -103,6 +103,13 @@ def cell_table(record: dict[str, Any]) -> str:
         lines.append(("parameters", f"{row['parameters']:,}, {times}{flag}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _pretraining(row: dict[str, Any]) -> str:
+    """What came before the training, if anything did."""
+    if row["pretrain"] == "none":
+        return ""
+    return f" after {row['pretrain_steps']} of {row['pretrain']} pretraining (loss {row['pretrain_loss']:.3f})"
 
 
 def quantity(value: float) -> str:

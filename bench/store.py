@@ -1,6 +1,7 @@
 """The results on disk: one JSON record a cell, written whole or not at all. Nothing else writes there.
 
 results/<run>/cells/<cell_id>.json is the record of truth; the CSV files beside it are made from the records.
+A training cell that is not done has its checkpoint in results/<run>/checkpoints/.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ class Store:
         self.folder = Path(results_dir) / run
         self.cells = self.folder / "cells"
         self.environments = self.folder / "environments"
+        self.checkpoints = self.folder / "checkpoints"
 
     def open(self) -> None:
         """Make the folder, and find out now rather than after hours whether it can be written."""
         with _explained(self.folder):
-            for folder in (self.cells, self.environments):
+            for folder in (self.cells, self.environments, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.cells) as probe:
                 probe.write(b"x")
@@ -59,6 +61,16 @@ class Store:
             writer.writeheader()
             writer.writerows(rows)
         return path
+
+    def checkpoint(self, cell_id: str) -> Path:
+        """Where a cell's training is kept while it is not done."""
+        return self.checkpoints / f"{cell_id}.pt"
+
+    def discard_checkpoint(self, cell_id: str) -> None:
+        """Remove a cell's checkpoint, and what a kill in the middle of writing one has left."""
+        path = self.checkpoint(cell_id)
+        for left in (path, *self.checkpoints.glob(f".{path.name}.*")):
+            left.unlink(missing_ok=True)
 
     def read(self, cell_id: str) -> dict[str, Any] | None:
         """The record of a cell, or None if there is none that can be read."""
@@ -91,16 +103,23 @@ class Store:
             handle.write(text)
 
 
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Put a file in place in one step, or leave the one that is there. Raises StoreError."""
+    with _explained(path), _Replacing(path, "wb") as handle:
+        handle.write(content)
+
+
 class _Replacing:
     """A file that takes the place of `path` when it is complete, and leaves nothing behind when it is not."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, mode: str = "w") -> None:
+        self.path, self.mode = path, mode
 
     def __enter__(self) -> Any:
         descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         self.temporary = Path(name)
-        self.handle = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+        text = {} if "b" in self.mode else {"encoding": "utf-8", "newline": ""}
+        self.handle = os.fdopen(descriptor, self.mode, **text)  # type: ignore[call-overload]
         return self.handle
 
     def __exit__(self, kind: object, *_: object) -> None:

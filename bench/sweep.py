@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from bench.store import Store
 
 #: Statuses after which a longer cell of the same kind is not tried.
 EXHAUSTED = ("oom", "timeout")
+
+#: Statuses to which another attempt would come again: what is kept of the training is of no use.
+SETTLED = ("ok", "diverged", "unsupported")
 
 
 @dataclass
@@ -98,8 +102,11 @@ def _run_pending(
             record = {**new_record(item, environment, store.run), "status": "skipped", "reason": reason}
         else:
             with Steps(bar) as steps:
-                record = run_cell(item, limits, environment, store.run, steps)
+                checkpoint = store.checkpoint(item.cell.cell_id)
+                record = run_cell(item, limits, environment, store.run, steps, checkpoint)
         store.write_record(record)
+        if record["status"] in SETTLED:
+            store.discard_checkpoint(item.cell.cell_id)
         summary.executed += 1
         if record["status"] in EXHAUSTED:
             exhausted[_kind(item.cell)] = record
@@ -130,10 +137,14 @@ class Steps:
             self.bar.close()
 
     def __call__(self, message: dict[str, Any]) -> None:
-        """Take one progress message of a cell."""
+        """Take one progress message of a cell, or a note, which is always shown."""
+        if message["event"] == "note":
+            tqdm.write(f"attnbench: {message['text']}", file=sys.stderr)
+            return
         if not self.shown:
             return
         if self.bar is None:
             self.bar = tqdm(total=message["steps"], unit="step", leave=False, disable=None, dynamic_ncols=True)
+        self.bar.total = message["steps"]  # pretraining has its own
         self.bar.update(message["step"] - self.bar.n)
         self.bar.set_postfix_str(message["note"])

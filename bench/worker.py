@@ -1,7 +1,9 @@
 """Inside a cell's process: set its limits, run the passes asked for, send what they found.
 
-A job is a JSON object: `passes`, `cell` (its content), `data_dir`, `memory_limit_mib`. Messages are JSON objects
-with an `event`: `result` (pass, value, seconds), `progress`, `failed` (status, reason, traceback), `done`.
+A job is a JSON object: `passes`, `cell` (its content), `data_dir`, `memory_limit_mib`; for training also
+`checkpoint` (path, every_s, identity) and `rendezvous`, the name under which several processes meet. Messages are
+JSON objects with an `event`: `result` (pass, value, seconds), `progress`, `note` (text), `failed` (status, reason,
+traceback), `done`.
 """
 
 from __future__ import annotations
@@ -18,19 +20,22 @@ from typing import Any
 
 import torch
 
-from bench import environment, train
+from bench import environment
 from bench.case import build_case
 from bench.cell import Cell
 from bench.device import clock, why_unavailable
 from bench.measure import error, latency, memory
 from bench.model import BASELINE_METHOD
+from bench.training import distributed, loop
+from bench.training.checkpoint import Checkpoints
 from methods.registry import Unsupported
 from tasks.registry import MissingData
 
+Job = dict[str, Any]
 Send = Callable[[dict[str, Any]], None]
 
 
-def work(job: dict[str, Any], send: Send) -> None:
+def work(job: Job, send: Send) -> None:
     """Run the job's passes in order; every way it can fail becomes one `failed` message."""
     try:
         cell = replace(Cell.from_content(job["cell"]), data_dir=job.get("data_dir"))
@@ -41,7 +46,7 @@ def work(job: dict[str, Any], send: Send) -> None:
             raise Unsupported(missing)
         for name in job["passes"]:
             started = time.perf_counter()
-            value = PASSES[name](cell, send)
+            value = PASSES[name](cell, job, send)
             send({"event": "result", "pass": name, "value": value, "seconds": time.perf_counter() - started})
         send({"event": "done"})
     except BaseException as failure:
@@ -49,29 +54,36 @@ def work(job: dict[str, Any], send: Send) -> None:
         send({"event": "failed", "status": status, "reason": reason, "traceback": traceback.format_exc()})
 
 
-def _latency(cell: Cell, send: Send) -> dict[str, Any]:
+def _latency(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
     now = clock(cell.hardware.device)
     method = build_case(cell, cell.method)
     baseline = build_case(cell, BASELINE_METHOD, method.inputs)
     return latency.measure(method, baseline, cell.measure, cell.hardware.threads, now)
 
 
-def _memory(cell: Cell, send: Send) -> dict[str, Any]:
+def _memory(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
     return memory.measure(build_case(cell, cell.method), cell.hardware.device, cell.measure.memory_way)
 
 
-def _train(cell: Cell, send: Send) -> dict[str, Any]:
-    return train.train(
-        cell, lambda step, steps, note: send({"event": "progress", "step": step, "steps": steps, "note": note})
-    )
+def _train(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
+    def progress(step: int, steps: int, note: str) -> None:
+        send({"event": "progress", "step": step, "steps": steps, "note": note})
+
+    def note(text: str) -> None:
+        send({"event": "note", "text": text})
+
+    hardware = cell.hardware
+    with distributed.joined(hardware.processes, hardware.device, job.get("rendezvous", "")) as group:
+        checkpoints = Checkpoints(**job.get("checkpoint", {}), note=note, group=group)
+        return loop.train(cell, progress, checkpoints, group)
 
 
-PASSES: dict[str, Callable[[Cell, Send], dict[str, Any]]] = {
+PASSES: dict[str, Callable[[Cell, Job, Send], dict[str, Any]]] = {
     "latency": _latency,
     "memory": _memory,
-    "error": lambda cell, send: error.measure(cell),
+    "error": lambda cell, job, send: error.measure(cell),
     "train": _train,
-    "environment": lambda cell, send: dict(environment.capture(cell.hardware.device)),
+    "environment": lambda cell, job, send: dict(environment.capture(cell.hardware.device)),
 }
 
 
@@ -80,7 +92,7 @@ def classify(failure: BaseException) -> tuple[str, str]:
     text = " ".join(str(failure).split()) or type(failure).__name__
     if isinstance(failure, Unsupported | MissingData):
         return "unsupported", text
-    if isinstance(failure, train.Diverged):
+    if isinstance(failure, loop.Diverged):
         return "diverged", text
     signs = ("can't allocate memory", "out of memory", "Unable to allocate", "Cannot allocate memory")
     if isinstance(failure, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in signs):

@@ -54,6 +54,8 @@ _AXES: Kinds = {
     "dtype": "text",
     "threads": "whole",
     "compile": "flag",
+    "processes": "whole",
+    "pretrain": "text",
 }
 
 _OUTCOME: Kinds = {

@@ -32,6 +32,8 @@ _CONTEXT = (
     "causal",
     "threads",
     "compile",
+    "processes",
+    "pretrain",
     "batch_size",
 )
 #: In training a task brings its own shapes, which therefore do not split a run.
@@ -178,5 +180,7 @@ def _describe(column: str, value: object) -> str:
         "reversible": "reversible" if value else "not reversible",
         "compile": "compiled" if value else "not compiled",
         "batch_size": f"batch {value}",
+        "processes": "" if value == 1 else f"{value} processes",
+        "pretrain": f"{value} pretraining",
     }
     return words.get(column, str(value))

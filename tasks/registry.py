@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.base import IGNORE, Examples, MissingData, SplitName, Task, score
 from tasks.data import data_digest
-from tasks.heads import POOLINGS, SequenceHead
+from tasks.heads import POOLINGS, SequenceHead, TokenHead
 
 __all__ = [
     "IGNORE",
@@ -15,6 +15,7 @@ __all__ = [
     "SequenceHead",
     "SplitName",
     "Task",
+    "TokenHead",
     "data_digest",
     "score",
 ]

@@ -9,7 +9,9 @@ from bench.breakdown import Breakdown
 from bench.cell import RECORD_VERSION
 from bench.collect import collect
 from bench.store import Store
-from bench.train import evaluate
+from bench.training.distributed import Group
+from bench.training.evaluate import evaluate
+from bench.training.precision import Precision
 from tasks.registry import IGNORE, Examples
 from tests.bench.conftest import make_cell
 
@@ -28,7 +30,7 @@ def test_each_combination_of_tags_is_counted_over_all_batches():
         ((tokens % 3 == 0) | ((tokens % 3 == 2) & (tokens >= 300))).long(), 2
     ).float()
     breakdown = Breakdown()
-    found = evaluate(model, examples, "cpu", breakdown)
+    found = evaluate(model, examples, 128, Precision("cpu", "float32"), Group(), breakdown)
     assert found["count"] == 600
     assert breakdown.groups() == [
         {"tags": {"depth": depth, "length": length}, "correct": correct, "count": 100}
@@ -45,7 +47,7 @@ def test_each_combination_of_tags_is_counted_over_all_batches():
 
 def test_a_task_without_tags_has_no_breakdown():
     breakdown = Breakdown()
-    breakdown.add(Examples(torch.zeros(2, 1), torch.zeros(2), torch.ones(2)), torch.zeros(2, 3))
+    breakdown.add(None, torch.zeros(2), torch.zeros(2, 3))
     assert breakdown.groups() == []
 
 

@@ -16,7 +16,7 @@ from bench.execute import new_record
 from bench.model import build_model, build_task
 from bench.plan import plan_cells
 from bench.show import cell_line, cell_table
-from bench.train import train
+from bench.training.loop import train
 from methods.full import Full
 from methods.registry import Capabilities
 from tasks.copying import Copying
