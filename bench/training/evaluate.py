@@ -23,8 +23,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss, accuracy, and the number of targets over a split, each process on its share of the rows.
 
-    `breakdown` counts the same answers by the tags of the examples. In the precision of training, since that is the
-    model whose cost is measured. All processes get the same bits.
+    `breakdown` counts the same answers by the tags of the examples. In the precision of training, since that is
+    the model whose cost is measured. All processes get the same bits.
     """
     model.eval()
     total, correct, counted = 0.0, 0, 0

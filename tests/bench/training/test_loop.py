@@ -91,7 +91,7 @@ def test_the_loss_is_the_mean_over_the_targets_of_the_batch():
     batch = examples.rows(Batches(examples, 9, derive_seed(0, "batches"), Group()).rows(0))
     with torch.no_grad():
         logits = model(batch.tokens, batch.padding_mask())
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten().long())
     assert train(cell, quiet)["train_loss"] == pytest.approx(float(expected), rel=1e-12)
 
 
