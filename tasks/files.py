@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,12 +25,12 @@ class Rows:
     """The rows of one file, encoded.
 
     keys: what each row is, for telling equal ones.
-    labels: integers `[n]`.
+    labels: `[n]`, of any integer type.
     take: row numbers `[m]` to their examples.
     """
 
     keys: Sequence[bytes]
-    labels: Ints
+    labels: NDArray[np.integer[Any]]
     take: Callable[[Ints], Examples]
 
 
@@ -89,28 +89,22 @@ class FileTask(Task):
     @cached_property
     def _splits(self) -> dict[SplitName, Examples]:
         test, train = self.rows("test"), self.rows("train")
-        chosen_test = self._draw("test", np.arange(len(test.keys)), test.labels)
-        free = _distinct_from(train.keys, set(test.keys))
+        taken = set(test.keys)
         if self.dev_from_test:
-            dev, chosen_dev = test, self._draw("dev", np.arange(len(test.keys)), test.labels)
-        elif self.held_out is None:
-            dev = self.rows("dev")
-            candidates = _distinct_from(dev.keys, set(test.keys), once=True)
-            chosen_dev = self._draw("dev", candidates, dev.labels)
-            free = free[_distinct_from([train.keys[i] for i in free], set(dev.keys))]
+            dev, candidates = test, np.arange(len(test.keys))
         else:
-            dev = train
-            candidates = free[_distinct_from([train.keys[i] for i in free], set(), once=True)]
-            chosen_dev = self._draw("dev", candidates, train.labels)
-            free = free[_distinct_from([train.keys[i] for i in free], {train.keys[i] for i in chosen_dev})]
-        chosen_train = self._draw("train", free, train.labels)
+            dev = train if self.held_out is not None else self.rows("dev")
+            candidates = _without(dev.keys, taken, once=True)
+        chosen_dev = self._draw("dev", candidates, dev.labels)
+        # of a file of its own all rows, so that train does not depend on how many are drawn
+        taken |= set(dev.keys) if dev is not train else {train.keys[row] for row in chosen_dev}
         return {
-            "train": train.take(chosen_train),
+            "train": train.take(self._draw("train", _without(train.keys, taken), train.labels)),
             "dev": dev.take(chosen_dev),
-            "test": test.take(chosen_test),
+            "test": test.take(self._draw("test", np.arange(len(test.keys)), test.labels)),
         }
 
-    def _draw(self, split: SplitName, candidates: Ints, labels: Ints) -> Ints:
+    def _draw(self, split: SplitName, candidates: Ints, labels: NDArray[np.integer[Any]]) -> Ints:
         """Sorted row numbers out of `candidates`."""
         count = self._counts[split]
         if count is None and split == "dev" and not self.dev_from_test:
@@ -126,7 +120,7 @@ class FileTask(Task):
         return np.sort(candidates[order[:count]])
 
 
-def _distinct_from(keys: Sequence[bytes], taken: set[bytes], once: bool = False) -> Ints:
+def _without(keys: Sequence[bytes], taken: set[bytes], once: bool = False) -> Ints:
     """Numbers of the rows whose key is not in `taken`; with `once`, only the first of equal ones."""
     seen = set(taken)
     found = []

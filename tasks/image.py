@@ -129,11 +129,13 @@ def _decode(item: Any, where: str) -> NDArray[np.uint8]:
         raise ValueError(f"{where} is no readable image ({type(error).__name__})") from error
     if image.size != (SIDE, SIDE):
         raise ValueError(f"{where} has {image.size[0]} x {image.size[1]} pixels; expected {SIDE} x {SIDE}")
-    return np.asarray(image)
+    pixels: NDArray[np.uint8] = np.asarray(image)
+    return pixels
 
 
 def shrink(images: NDArray[np.uint8], pool: int) -> NDArray[np.uint8]:
     """Means over squares of side `pool`, halves rounded up: `[n, s, s]` to `[n, s / pool, s / pool]`."""
     side = images.shape[1] // pool
     total = images.reshape(-1, side, pool, side, pool).sum(axis=(2, 4), dtype=np.int64)
-    return ((total + pool * pool // 2) // (pool * pool)).astype(np.uint8)
+    means: NDArray[np.uint8] = ((total + pool * pool // 2) // (pool * pool)).astype(np.uint8)
+    return means

@@ -153,7 +153,7 @@ class Retrieval(FileTask):
     def _papers(self) -> tuple[Table, dict[str, int]]:
         """The papers' tokens and lengths, and the row of each id."""
         number: dict[str, int] = {}
-        parts = []
+        parts: list[Table] = []
         for batch in PAPERS.open("docs", self.data_dir).batches():
             number |= {name: row for row, name in batch.numbered("id")}
             tokens, lengths = encode(batch.documents("text"), self.seq_len)

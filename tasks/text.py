@@ -98,7 +98,7 @@ def reviews(split: str, seq_len: int, data_dir: str | None) -> Table:
     source = IMDB.open(split, data_dir)
 
     def build() -> Table:
-        parts = []
+        parts: list[Table] = []
         for batch in source.batches():
             tokens, lengths = encode(batch.documents("text"), seq_len)
             parts.append({"tokens": tokens, "lengths": lengths, "targets": batch.labels("label", 2)})

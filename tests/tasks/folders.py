@@ -31,6 +31,8 @@ WORDS = [
     "it",
     "naïve",
 ]
+datasets.disable_progress_bars()
+
 CIFAR_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 

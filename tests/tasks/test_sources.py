@@ -120,8 +120,8 @@ def test_wrong_content_names_the_file(imdb: Path, columns: dict[str, list[Any]],
 
 
 def test_an_empty_split(imdb: Path) -> None:
-    empty = {"text": datasets.Value("string"), "label": datasets.Value("int64")}
-    folders.write(imdb / "test.parquet", {"text": [], "label": []}, **empty)
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.Value("int64")})
+    datasets.Dataset.from_dict({"text": [], "label": []}, features=features).to_parquet(imdb / "test.parquet")
     with pytest.raises(ValueError, match=r"test\.parquet: no rows; a split needs at least one$"):
         small(imdb).examples("test")
 
