@@ -12,7 +12,7 @@ from bench import torchrun
 from bench.cell import Cell, Hardware, Measure, Model, Plugin, Train, canonical
 from bench.errors import Refused
 from bench.plugin import check_parameters, defaults, load_class
-from bench.schema import check_ranges
+from bench.ranges import check_ranges
 
 #: Constructor arguments that the harness gives, by kind.
 RESERVED = {"method": ("shape", "layer", "generator"), "task": ("seq_len", "seed", "data_dir")}

@@ -1,8 +1,8 @@
-"""The typed configuration: every key a user may set, its type, its default and its range.
+"""The typed configuration: every key a user may set, its type and its default.
 
 Hydra merges the YAML files of `conf/` into these dataclasses, so a wrong name or type is refused while the
-configuration is composed; `check_ranges` refuses values outside their range. The parameters of methods and
-tasks are typed by the constructors of their classes instead (bench/plugin.py).
+configuration is composed; bench/ranges.py refuses values outside their range. The parameters of methods and tasks are typed
+by the constructors of their classes instead (bench/plugin.py).
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-
-from bench.errors import Refused
+from omegaconf import MISSING
 
 
 class Level(Enum):
@@ -234,68 +232,7 @@ class Config:
 #: The config groups a grid or a command line may choose from.
 GROUPS = ("method", "task", "model", "measure", "hardware", "sweep")
 
-#: Key -> (smallest allowed, largest allowed); None is no bound.
-RANGES: dict[str, tuple[float, float | None]] = {
-    "seq_len": (1, None),
-    "batch_size": (1, None),
-    "heads": (1, None),
-    "head_dim": (1, None),
-    "seed": (0, 2**31 - 1),
-    "timeout_s": (0.001, None),
-    "memory_limit_mib": (1, None),
-    "checkpoint_s": (0, None),
-    "model.layers": (1, None),
-    "model.heads": (1, None),
-    "model.head_dim": (1, None),
-    "model.width": (1, None),
-    "model.ff_dim": (1, None),
-    "model.dropout": (0, 0.99),
-    "model.embedding_std": (1e-6, None),
-    "model.classifier_dim": (1, None),
-    "model.ff_chunks": (1, None),
-    "task.seq_len": (1, None),
-    "task.train.steps": (1, None),
-    "task.train.batch_size": (1, None),
-    "task.train.lr": (0, None),
-    "task.train.warmup_steps": (0, None),
-    "task.train.weight_decay": (0, None),
-    "task.train.grad_clip": (0, None),
-    "task.train.eps": (0, None),
-    "task.train.grad_clip_value": (0, None),
-    "task.train.accumulate": (1, None),
-    "task.train.eval_every": (1, None),
-    "task.train.eval_batch_size": (1, None),
-    "task.train.patience": (1, None),
-    "task.train.pretrain_steps": (1, None),
-    "task.train.pretrain_mask": (0, 1),
-    "measure.min_rounds": (3, None),
-    "measure.max_rounds": (3, None),
-    "measure.budget_s": (0, None),
-    "measure.block_s": (0, None),
-    "measure.attention_max_len": (0, None),
-    "hardware.threads": (1, None),
-}
-
 
 def register() -> None:
     """Make the schema known to Hydra; conf/config.yaml extends it, and the files of the groups fill it."""
     ConfigStore.instance().store(name="schema", node=Config)
-
-
-def check_ranges(cfg: DictConfig) -> None:
-    """Refuse the first value outside `RANGES`, by key, value and what is allowed."""
-    for key, (low, high) in RANGES.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and (value < low or (high is not None and value > high)):
-            allowed = f">= {low:g}" if high is None else f"from {low:g} to {high:g}"
-            raise Refused(f"{key}={value}: expected a number {allowed}")
-    betas = cfg.task.train.betas
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise Refused(f"task.train.betas={list(betas)}: expected two numbers from 0 to below 1")
-    norms = cfg.measure.qk_norms
-    if not norms or any(norm <= 0 for norm in norms):
-        raise Refused(f"measure.qk_norms={list(norms)}: expected at least one number > 0")
-    if cfg.measure.max_rounds < cfg.measure.min_rounds:
-        raise Refused(
-            f"measure.max_rounds={cfg.measure.max_rounds}: expected at least min_rounds, {cfg.measure.min_rounds}"
-        )

@@ -6,8 +6,9 @@ import pytest
 
 from bench.compose import Composer, available, hydra_context
 from bench.plugin import defaults
+from bench.ranges import RANGES
 from bench.resolve import RESERVED, cell_from_config, method_class
-from bench.schema import GROUPS, RANGES, Config
+from bench.schema import GROUPS, Config
 from methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
