@@ -1,8 +1,8 @@
 """The typed configuration: every key a user may set, its type and its default.
 
 Hydra merges the YAML files of `conf/` into these dataclasses, so a wrong name or type is refused while the
-configuration is composed; bench/ranges.py refuses values outside their range. The parameters of methods and tasks are typed
-by the constructors of their classes instead (bench/plugin.py).
+configuration is composed; bench/ranges.py refuses values outside their range. The parameters of methods and
+tasks are typed by the constructors of their classes instead (bench/plugin.py).
 """
 
 from __future__ import annotations
