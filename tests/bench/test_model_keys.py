@@ -117,7 +117,7 @@ def test_a_task_names_its_global_tokens(monkeypatch):
 
     def watch(self, tokens, padding=None, global_mask=None):
         seen.append(global_mask)
-        return self.head(self.encoder(tokens, padding, global_mask), padding)
+        return self.head(self.encoder(tokens.long(), padding, global_mask), padding)
 
     monkeypatch.setattr("bench.model.Model.forward", watch)
     train(cell, lambda *_: None)
