@@ -13,6 +13,7 @@ from bench.cell import Cell
 from bench.device import why_unavailable
 from bench.errors import Refused
 from bench.model import Model, attention_layers, build_model, build_task, count_parameters
+from bench.resolve import task_class
 from bench.training.precision import why_unsupported
 from methods.registry import Attention, Mixer, Mode, Unsupported
 
@@ -44,7 +45,8 @@ def facts(cell: Cell) -> Facts:
         raise Refused(f"{error} (in {cell.describe()})") from error
     layers = [part for part in subject.modules() if isinstance(part, Attention)]
     attention, budgets = layers[0], {layer.budget_value() for layer in layers}
-    flops = _flops(cell, subject)
+    documents = task_class(cell.task.target).documents if cell.task else 1
+    flops = _flops(cell, subject, cell.batch_size * documents)
     itemsize = getattr(torch, cell.hardware.dtype).itemsize
     mode: Mode = "train" if cell.mode == "train" else "forward"
     return Facts(
@@ -55,9 +57,10 @@ def facts(cell: Cell) -> Facts:
         parameters=count_parameters(subject),
         flops=flops,
         footprint_mib=max(
-            layer.footprint_bytes(cell.batch_size, cell.seq_len, mode, itemsize) / MIB for layer in layers
+            layer.footprint_bytes(cell.piece_rows * documents, cell.seq_len, mode, itemsize) / MIB
+            for layer in layers
         ),
-        work=float(flops) * (cell.train.steps if cell.train else 10),
+        work=float(flops) * (cell.train.steps + cell.train.pretrain_steps if cell.train else 10),
     )
 
 
@@ -69,13 +72,13 @@ def _subject(cell: Cell) -> Attention | Mixer | Model:
     return Mixer(attention) if cell.level == "mixer" else attention
 
 
-def _flops(cell: Cell, subject: Attention | Mixer | Model) -> int:
-    """Operations of one measured call, by the methods' own formulas."""
+def _flops(cell: Cell, subject: Attention | Mixer | Model, sequences: int) -> int:
+    """Operations of one measured call on so many sequences, by the methods' own formulas."""
     train = cell.mode == "train"
     if isinstance(subject, Model):
-        return subject.encoder.flops(cell.batch_size, cell.seq_len, train=train)
+        return subject.encoder.flops(sequences, cell.seq_len, train=train)
     count = subject.train_flops if train else subject.flops
-    return count(cell.batch_size, cell.seq_len)
+    return count(sequences, cell.seq_len)
 
 
 def _refusal(cell: Cell, attention: Attention) -> tuple[str, str] | None:
