@@ -52,7 +52,8 @@ def facts(cell: Cell) -> Facts:
     layers = [part for part in subject.modules() if isinstance(part, Attention)]
     attention, budgets = layers[0], {layer.budget_value() for layer in layers}
     length = attention.shape.seq_len  # with the front tokens of a model
-    parameters, flops = count_parameters(subject), _flops(cell, subject)
+    documents = task.documents if task else 1
+    parameters, flops = count_parameters(subject), _flops(cell, subject, cell.batch_size * documents)
     baseline = _baseline_parameters(replace(cell, method=BASELINE_METHOD, seed=0)) if cell.model else None
     itemsize = getattr(torch, cell.hardware.dtype).itemsize
     mode: Mode = "train" if cell.mode == "train" else "forward"
@@ -65,9 +66,9 @@ def facts(cell: Cell) -> Facts:
         parameters_ratio=parameters / baseline if baseline else None,
         flops=flops,
         footprint_mib=max(
-            layer.footprint_bytes(cell.batch_size, length, mode, itemsize) / MIB for layer in layers
+            layer.footprint_bytes(cell.piece_rows * documents, length, mode, itemsize) / MIB for layer in layers
         ),
-        work=float(flops) * (cell.train.steps if cell.train else 10),
+        work=float(flops) * (cell.train.steps + cell.train.pretrain_steps if cell.train else 10),
     )
 
 
@@ -86,13 +87,13 @@ def _baseline_parameters(cell: Cell) -> int:
         return count_parameters(_subject(cell, build_task(cell)))
 
 
-def _flops(cell: Cell, subject: Attention | Mixer | Model) -> int:
-    """Operations of one measured call, by the methods' own formulas."""
+def _flops(cell: Cell, subject: Attention | Mixer | Model, sequences: int) -> int:
+    """Operations of one measured call on so many sequences, by the methods' own formulas."""
     train = cell.mode == "train"
     if isinstance(subject, Model):
-        return subject.encoder.flops(cell.batch_size, cell.seq_len, train=train)
+        return subject.encoder.flops(sequences, cell.seq_len, train=train)
     count = subject.train_flops if train else subject.flops
-    return count(cell.batch_size, cell.seq_len)
+    return count(sequences, cell.seq_len)
 
 
 def _refusal(cell: Cell, attention: Attention, task: Task | None) -> tuple[str, str] | None:

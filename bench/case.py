@@ -102,8 +102,7 @@ def _model_case(cell: Cell, method: Plugin) -> Case:
     """
     device = cell.hardware.device
     precision = Precision(device, cell.hardware.dtype)
-    pieces = cell.train.accumulate * cell.hardware.processes if cell.train else 1
-    rows = -(-cell.batch_size // pieces)
+    rows = cell.piece_rows
     task = build_task(cell)
     model = build_model(cell, method, task).to(device, precision.weights)
     generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))

@@ -149,6 +149,12 @@ class Cell:
         return cls(**fields)
 
     @property
+    def piece_rows(self) -> int:
+        """Rows of the batch that one process computes at a time."""
+        pieces = self.train.accumulate * self.hardware.processes if self.train else 1
+        return -(-self.batch_size // pieces)
+
+    @property
     def table(self) -> Table:
         """The CSV table that a cell's row belongs to."""
         if "train" in self.measure.passes:

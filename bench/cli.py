@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from bench import torchrun
 from bench.compose import CONF, Composer, first_line, hydra_context
 from bench.errors import BenchError, Refused
+from bench.process import die_with_parent
 from bench.schema import register
 
 #: The exit code that the jobs of this process came to; Hydra itself drops what a job returns.
@@ -30,6 +31,8 @@ INTERRUPTED = 130
 def main() -> None:
     """Entry of `python bench/run.py` and of the `attnbench` command."""
     register()
+    if torchrun.launched():
+        die_with_parent()
     try:
         check(sys.argv[1:])
         application()

@@ -26,6 +26,7 @@ from bench.cell import Cell
 from bench.device import clock, why_unavailable
 from bench.measure import error, latency, memory
 from bench.model import BASELINE_METHOD
+from bench.process import die_with_parent
 from bench.training import distributed, loop
 from bench.training.checkpoint import Checkpoints
 from methods.registry import Unsupported
@@ -121,11 +122,7 @@ def detach(log: str) -> None:
     sys.stdout.flush()
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with_parent()
 
 
 def forked(connection: Any, job: dict[str, Any]) -> None:

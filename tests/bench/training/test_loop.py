@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.build import facts
 from bench.case import build_case
 from bench.cell import derive_seed
 from bench.model import build_model, build_task
@@ -100,6 +101,15 @@ def test_every_document_of_a_batch_counts_as_tokens():
     found = train(cell, quiet)
     assert found["train_tokens_per_s"] * found["step_ms"] / 1000 == pytest.approx(9 * 2 * 16)
     assert build_case(cell, cell.method).tokens == 9 * 2 * 16
+
+
+def test_what_is_planned_knows_documents_and_pieces():
+    one, pair = (facts(small(of_task(task))) for task in ("Ragged", "Pair"))
+    assert pair.flops == 2 * one.flops
+    assert pair.footprint_mib == 2 * one.footprint_mib
+    pieces = facts(small("task.train.accumulate=9"))
+    assert (pieces.flops, 9 * pieces.footprint_mib) == (one.flops, pytest.approx(one.footprint_mib))
+    assert facts(small("task.train.pretrain=masked")).work == 2 * one.work
 
 
 def test_the_measured_step_is_that_of_one_piece():
