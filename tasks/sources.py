@@ -107,8 +107,7 @@ class Source:
         folder = Path(data_dir) / self.name
         folder = folder if folder.is_dir() else Path(data_dir)
         name = self.files[split]
-        whole = folder / (f"{self.hub_folder}/{name}" if self.hub_folder else name)
-        for file in (folder / name, whole):
+        for file in (folder / name, folder / (self.hub_folder or "") / name):
             if file.is_file():
                 return [file]
         parts = f"{split}-*-of-*.parquet"
@@ -138,9 +137,7 @@ class Source:
             else:
                 url = f"hf://datasets/{self.hub}/{self.hub_folder}/{self.files[split]}"
                 data = datasets.load_dataset("csv", data_files=url, split="train", **self._csv_options())
-        except (
-            Exception
-        ) as error:  # no network, no such set, a full disk: the user needs the reason and the way out
+        except Exception as error:  # no network, no such set, a full disk: say why, and the way out
             raise MissingData(
                 f"task.data_dir: not given, and {where} cannot be fetched ({_reason(error)}); {self.how_to_get()}"
             ) from error
