@@ -164,11 +164,11 @@ def fingerprint(cell: Cell) -> str:
 def _hash_sources(modules: tuple[str, ...]) -> str:
     here = Path(__file__).parent
     files = [Path(str(import_module(name).__file__)) for name in modules]
-    files += [here / name for name in ("case.py", "model.py")]
+    files += [here / name for name in ("breakdown.py", "case.py", "model.py")]
     files += sorted((here / "training").glob("*.py"))
     files += sorted((here / "measure").glob("*.py"))
     if len(modules) > 1:  # a task, and what it may be made with
-        shared = ("base", "data", "files", "heads", "seeds", "sources", "splits")
+        shared = ("base", "data", "drawn", "files", "heads", "seeds", "sources", "splits")
         files += [here.parent / "tasks" / f"{name}.py" for name in shared]
     files += sorted((here.parent / "methods" / "ops").glob("*.py"))
     files += [here.parent / "methods" / name for name in ("base.py", "mixer.py", "encoder.py", "reversible.py")]

@@ -146,13 +146,15 @@ class Task(ABC):
 def joined(parts: Sequence[Examples]) -> Examples:
     """The rows of all `parts`, at least one, in their order; all have the same shapes, masks and tags, or none."""
     masks = [part.global_mask for part in parts if part.global_mask is not None]
+    padding = [part.padding for part in parts if part.padding is not None]
     tags = [part.tags for part in parts if part.tags is not None]
     return Examples(
         torch.cat([part.tokens for part in parts]),
         torch.cat([part.targets for part in parts]),
         torch.cat([part.lengths for part in parts]),
         torch.cat(masks) if masks else None,
-        tags={name: torch.cat([tag[name] for tag in tags]) for name in tags[0]} if tags else None,
+        torch.cat(padding) if padding else None,
+        {name: torch.cat([tag[name] for tag in tags]) for name in tags[0]} if tags else None,
     )
 
 

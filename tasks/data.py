@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
@@ -68,12 +69,14 @@ def data_digest(task: Task) -> str:
     digest = hashlib.sha256()
     for split in get_args(SplitName):
         examples = task.examples(split)
-        for name, tensor in vars(examples).items():
-            if tensor is None:
+        tags = {f"tag {name}": tag for name, tag in (examples.tags or {}).items()}
+        columns = {**vars(examples), **tags}
+        for name, tensor in columns.items():
+            if not isinstance(tensor, Tensor):
                 continue
             width = "<f8" if tensor.is_floating_point() else "u1" if _fits_a_byte(tensor) else "<i8"
             digest.update(f"{split} {name} {tuple(tensor.shape)} {width}\n".encode())
-            for part in tensor.split(_DIGEST_ROWS):
+            for part in torch.split(tensor, _DIGEST_ROWS):
                 digest.update(np.ascontiguousarray(part.numpy(), dtype=width).data)
     return digest.hexdigest()[:16]
 

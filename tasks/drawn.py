@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import IGNORE, Examples, SplitName, Task
-from tasks.splits import Part, disjoint_splits, split_counts
+from tasks.base import IGNORE, Examples, SplitName, Task, joined
+from tasks.splits import Draw, Part, disjoint_splits, split_counts
 
 Ints = NDArray[np.int64]
 
@@ -76,6 +76,11 @@ def narrowest(smallest: int, largest: int) -> type[np.signedinteger[Any]] | type
     """The first of uint8, int8, int16, int32 and int64 that holds both numbers."""
     fits = (dtype for dtype in _DTYPES if np.iinfo(dtype).min <= smallest and largest <= np.iinfo(dtype).max)
     return next(fits)
+
+
+def in_chunks(draw: Draw, rng: np.random.Generator, count: int, size: int) -> Examples:
+    """`count` examples, at most `size` of them drawn at once: bounds the memory that drawing needs beside them."""
+    return joined([draw(rng, min(size, count - start)) for start in range(0, count, size)])
 
 
 def no_targets(tokens: Ints) -> Ints:

@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.base import Examples, SplitName, joined
-from tasks.drawn import Drawn, distinct
+from tasks.base import Examples, SplitName
+from tasks.drawn import Drawn, distinct, in_chunks
 from tasks.seeds import generator
 from tasks.splits import Part, check_at_least
 
@@ -101,8 +101,7 @@ class FurthestVector(Drawn):
         return np.argsort(self.book @ self.book.T, axis=1).astype(np.int32)
 
     def _draw(self, rng: np.random.Generator, count: int) -> Examples:
-        sizes = [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
-        return joined([self._chunk(rng, size) for size in sizes])
+        return in_chunks(self._chunk, rng, count, _CHUNK)
 
     def _chunk(self, rng: np.random.Generator, count: int) -> Examples:
         tokens = distinct(rng, count, self.vectors, self.seq_len)

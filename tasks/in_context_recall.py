@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.base import IGNORE, Examples, SplitName, joined
-from tasks.drawn import Drawn, Ints, no_targets
+from tasks.base import IGNORE, Examples, SplitName
+from tasks.drawn import Drawn, Ints, in_chunks, no_targets
 from tasks.splits import Part, check_at_least
 
 _CHUNK = 512  # rows drawn at once
@@ -96,8 +96,7 @@ class InContextRecall(Drawn):
         return [Part(partial(self._draw, split == "train"), self.counts[split])]
 
     def _draw(self, training: bool, rng: np.random.Generator, count: int) -> Examples:
-        sizes = [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
-        return joined([self._chunk(training, rng, size) for size in sizes])
+        return in_chunks(partial(self._chunk, training), rng, count, _CHUNK)
 
     @cached_property
     def _motifs(self) -> tuple[list[Ints], Ints]:

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tasks.base import Examples, SplitName, joined
-from tasks.drawn import Drawn, distinct, no_targets
+from tasks.base import Examples, SplitName
+from tasks.drawn import Drawn, distinct, in_chunks, no_targets
 from tasks.splits import Part, apportion, check_at_least
 
 _CHUNK = 2048  # rows drawn at once: bounds the memory of the permutations
@@ -100,8 +100,7 @@ class MQAR(Drawn):
         ]
 
     def _draw(self, length: int, pairs: int, rng: np.random.Generator, count: int) -> Examples:
-        sizes = [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
-        return joined([self._chunk(length, pairs, rng, size) for size in sizes])
+        return in_chunks(partial(self._chunk, length, pairs), rng, count, _CHUNK)
 
     def _chunk(self, length: int, pairs: int, rng: np.random.Generator, count: int) -> Examples:
         context, half = 2 * pairs, self.vocab // 2

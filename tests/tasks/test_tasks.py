@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from bench.plugin import load_class, parameters
 from bench.resolve import RESERVED
 from tasks.data import content_hashes
-from tasks.registry import IGNORE, POOLINGS, TASKS, SplitName, Task, score
+from tasks.registry import IGNORE, POOLINGS, TASKS, SplitName, Task, data_digest, score
 
 CONF = Path(__file__).parents[2] / "conf" / "task"
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -123,6 +123,7 @@ def test_same_seed_same_bits(
         assert torch.equal(task.examples(split).tokens, again.examples(split).tokens)
         assert torch.equal(task.examples(split).targets, again.examples(split).targets)
         assert torch.equal(task.examples(split).lengths, again.examples(split).lengths)
+    assert data_digest(task) == data_digest(again)
 
 
 @ALL
