@@ -160,10 +160,16 @@ def fingerprint(cell: Cell) -> str:
     return _hash_sources(tuple(target.rpartition(".")[0] for target in modules))
 
 
+def _source_files(module: str) -> list[Path]:
+    """The file of a module; of a package, all its files, for its classes are made of them."""
+    file = Path(str(import_module(module).__file__))
+    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+
+
 @cache
 def _hash_sources(modules: tuple[str, ...]) -> str:
     here = Path(__file__).parent
-    files = [Path(str(import_module(name).__file__)) for name in modules]
+    files = [file for name in modules for file in _source_files(name)]
     files += [here / name for name in ("breakdown.py", "case.py", "model.py")]
     files += sorted((here / "training").glob("*.py"))
     files += sorted((here / "measure").glob("*.py"))

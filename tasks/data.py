@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,6 +32,8 @@ Table = dict[str, Array]
 CACHE_VARIABLE = "ATTNBENCH_CACHE"
 _MANIFEST = "attnbench.json"
 _DIGEST_ROWS = 1024  # converted at once
+#: Numbers in one piece of a column of lists, whose offsets are of 32 bits.
+ARROW_NUMBERS = 2**31 - 1
 
 
 class DamagedCacheError(ValueError):
@@ -178,12 +180,7 @@ def _load(folder: Path) -> Table:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
         stored = datasets.load_from_disk(str(folder))
-        table: Table = {}
-        for name in stored.column_names:
-            column = stored.data.column(name).combine_chunks()
-            nested = hasattr(column, "flatten") and "list" in str(column.type)
-            values = (column.flatten() if nested else column).to_numpy(zero_copy_only=False)
-            table[name] = values.reshape(len(stored), -1) if nested else values
+        table = {name: _from_arrow(stored.data.column(name).chunks) for name in stored.column_names}
         intact = _checksum(table) == manifest["checksum"]
     except Exception as error:  # whatever the reader stumbles over, the entry is not as written
         reason = " ".join(str(error).split())
@@ -191,6 +188,27 @@ def _load(folder: Path) -> Table:
     if not intact:
         raise DamagedCacheError(f"damaged cache entry {folder} (checksum differs)")
     return table
+
+
+def _from_arrow(chunks: Sequence[Any]) -> Array:
+    """The numbers of an Arrow column, `[n]`, or `[n, width]` of lists; copied only when chunks are several."""
+    nested = "list" in str(chunks[0].type)
+    parts = [(chunk.flatten() if nested else chunk).to_numpy(zero_copy_only=False) for chunk in chunks]
+    values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return values.reshape(sum(map(len, chunks)), -1) if nested else values
+
+
+def _to_datasets(table: Table) -> Any:
+    """The table as one data set of parts, in none of which a column has more numbers than Arrow can count."""
+    import datasets
+
+    rows = len(next(iter(table.values())))
+    widest = max(column[:1].size for column in table.values())
+    step = max(1, ARROW_NUMBERS // max(1, widest))
+    parts = [
+        {name: column[at : at + step] for name, column in table.items()} for at in range(0, max(1, rows), step)
+    ]
+    return datasets.concatenate_datasets([datasets.Dataset.from_dict(part) for part in parts])
 
 
 def _store(folder: Path, table: Table, identity: Mapping[str, object]) -> None:
@@ -201,7 +219,7 @@ def _store(folder: Path, table: Table, identity: Mapping[str, object]) -> None:
     quiet_before = datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        datasets.Dataset.from_dict(table).save_to_disk(str(partial))
+        _to_datasets(table).save_to_disk(str(partial))
         manifest = {"checksum": _checksum(table), "identity": dict(identity)}
         (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         shutil.rmtree(folder, ignore_errors=True)  # the damaged one, if any

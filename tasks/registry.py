@@ -30,6 +30,7 @@ TASKS: dict[str, str] = {
     "listops": "tasks.listops.ListOps",
     "mqar": "tasks.mqar.MQAR",
     "needle": "tasks.needle.Needle",
+    "pathfinder": "tasks.pathfinder.Pathfinder",
     "retrieval": "tasks.retrieval.Retrieval",
     "text": "tasks.text.Text",
 }

@@ -58,6 +58,16 @@ def test_second_time_reads_what_the_first_wrote(cache: Path) -> None:
     assert len(datasets.load_from_disk(str(entry(cache)))) == 4
 
 
+def test_columns_longer_than_arrow_can_count_are_cut(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Path-X has 3.3e9 pixels in a column."""
+    monkeypatch.setattr("tasks.data.ARROW_NUMBERS", 7)  # two rows of three
+    maker = Maker()
+    first, second = get(maker), get(maker)
+    assert maker.calls == 1
+    assert same(first, second)
+    assert len(datasets.load_from_disk(str(entry(cache))).data.column("tokens").chunks) == 2
+
+
 def test_parameters_and_seed_tell_entries_apart() -> None:
     maker = Maker()
     for identity in ({}, {"seed": 1}, {"n": 1}, {"n": 1.5}):
