@@ -9,11 +9,11 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report peers test lint format clean
+.PHONY: help setup sweep report peers selfbench test lint format clean
 
 help:  ## list the targets
 	@echo "make TARGET [SWEEP=quick] [RUN=folder under results/] [ARGS='overrides of the configuration']"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## a virtual environment in .venv with the tested versions
 
@@ -37,6 +37,9 @@ peers: $(READY)  ## ours and third-party code side by side, paired with SDPA [AL
 	@env $(if $(filter keep,$(ALLOCATOR)),$(KEEP)) $(BIN)/python bench/run.py sweep=peers run=$(RUN) rerun=stale \
 		$(if $(filter keep,$(ALLOCATOR)),measure.passes=[latency]) $(ARGS); code=$$?; \
 	if [ $$code -le 1 ]; then $(BIN)/python -m reports.peers results/$(RUN) || exit $$?; fi; exit $$code
+
+selfbench: $(READY)  ## the harness's own speed against its limits [ARGS='--pairs 200']
+	@$(BIN)/python -m bench.selfbench $(ARGS)
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -76,6 +76,7 @@ class Measure:
     min_rounds: int
     max_rounds: int
     budget_s: float
+    precision: float
     block_s: float
     qk_norms: tuple[float, ...]
     attention_max_len: int

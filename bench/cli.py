@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from bench import torchrun
 from bench.compose import CONF, Composer, first_line, hydra_context
 from bench.errors import BenchError, Refused
-from bench.process import die_with_parent
+from bench.process import die_with_parent, end_as_if_interrupted
 from bench.schema import register
 
 #: The exit code that the jobs of this process came to; Hydra itself drops what a job returns.
@@ -31,6 +31,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Entry of `python bench/run.py` and of the `attnbench` command."""
     register()
+    end_as_if_interrupted()
     if torchrun.launched():
         die_with_parent()
     try:
@@ -63,6 +64,26 @@ def check(argv: Sequence[str]) -> None:
             _cells(composer.compose([*search, *overrides]), [*search, *overrides], composer)
 
 
+def compose(overrides: Sequence[str]) -> tuple[DictConfig, list[Any], Any, str]:
+    """What a command line without --multirun asks for: configuration, plan, limits, which cells run again."""
+    with hydra_context():
+        composer = Composer()
+        cfg = composer.compose(list(overrides))
+        plan = _cells(cfg, overrides, composer)
+    return cfg, plan, limits(cfg, cfg.isolation.value), _rerun(cfg)
+
+
+def limits(cfg: DictConfig, isolation: str) -> Any:
+    """How cells may run."""
+    from bench.execute import Limits
+
+    return Limits(isolation, cfg.timeout_s, cfg.memory_limit_mib, cfg.checkpoint_s)
+
+
+def _rerun(cfg: DictConfig) -> str:
+    return str(cfg.rerun.value) if cfg.rerun is not None else "none" if cfg.sweep.grids else "all"
+
+
 def jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     """The override lists of a command line: one, or all of a --multirun as Hydra's own sweeper splits them."""
     if not multirun:
@@ -77,11 +98,11 @@ def jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
 
 def _cells(cfg: DictConfig, overrides: Sequence[str], composer: Composer) -> list[Any]:
     """The cells of one job: the grids of its sweep, or the one cell."""
-    from bench.plan import plan_cells, sweep_cells
+    from bench.plan import plan_cells, share, sweep_cells
     from bench.resolve import cell_from_config
 
     cells = sweep_cells(cfg.sweep, overrides, composer) if cfg.sweep.grids else [cell_from_config(cfg)]
-    return plan_cells(cells)
+    return share(plan_cells(cells), cfg.shard)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -116,16 +137,19 @@ def run_job(cfg: DictConfig) -> int:
 
 def _run(cfg: DictConfig, plan: list[Any], isolation: str) -> int:
     """Run the cells of a job, say where their rows are, and return the exit code."""
-    from bench.execute import Limits
     from bench.show import cell_table
     from bench.store import Store
     from bench.sweep import run_plan
 
     sweep = bool(cfg.sweep.grids)
     store = Store(hydra.utils.to_absolute_path(cfg.results_dir), cfg.run or cfg.sweep.name or "adhoc")
-    limits = Limits(isolation, cfg.timeout_s, cfg.memory_limit_mib, cfg.checkpoint_s)
-    rerun = cfg.rerun.value if cfg.rerun is not None else "none" if sweep else "all"
-    summary = run_plan(plan, store, limits, rerun, bar=sweep or len(plan) > 1 or plan[0].cell.table == "accuracy")
+    summary = run_plan(
+        plan,
+        store,
+        limits(cfg, isolation),
+        _rerun(cfg),
+        bar=sweep or len(plan) > 1 or plan[0].cell.table == "accuracy",
+    )
     for complaint in summary.complaints:
         print(f"attnbench: {complaint}", file=sys.stderr)
     where = os.path.relpath(store.folder)
@@ -139,7 +163,9 @@ def _run(cfg: DictConfig, plan: list[Any], isolation: str) -> int:
         if not sweep:
             raise KeyboardInterrupt
         return INTERRUPTED
-    if not sweep:
+    for line in summary.elsewhere:
+        print(f"attnbench: another worker runs {line}", file=sys.stderr)
+    if not sweep and not summary.elsewhere:
         record = summary.records[0]
         print(cell_table(record))
         print(f"rows         {where}/*.csv, record {where}/cells/{record['cell_id']}.json")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from bench import isolate, torchrun
 from bench.cell import RECORD_VERSION, Cell
 from bench.environment import env_id
 from bench.errors import BenchError
+from bench.fingerprint import fingerprint
 from bench.model import BASELINE_METHOD
 from bench.plan import Planned
 
@@ -152,31 +150,3 @@ def new_record(planned: Planned, environment: dict[str, str], run: str) -> dict[
         "overhead_s": 0.0,
         "code_fingerprint": fingerprint(cell),
     }
-
-
-def fingerprint(cell: Cell) -> str:
-    """A hash of the source code that a cell's result depends on: its method, its task, and the measurement."""
-    modules = [cell.method.target] + ([cell.task.target] if cell.task else [])
-    return _hash_sources(tuple(target.rpartition(".")[0] for target in modules))
-
-
-def _source_files(module: str) -> list[Path]:
-    """The file of a module; of a package, all its files, for its classes are made of them."""
-    file = Path(str(import_module(module).__file__))
-    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
-
-
-@cache
-def _hash_sources(modules: tuple[str, ...]) -> str:
-    here = Path(__file__).parent
-    files = [file for name in modules for file in _source_files(name)]
-    files += [here / name for name in ("breakdown.py", "case.py", "model.py")]
-    files += sorted((here / "training").glob("*.py"))
-    files += sorted((here / "measure").glob("*.py"))
-    if len(modules) > 1:  # a task, and what it may be made with
-        shared = ("base", "data", "drawn", "files", "heads", "seeds", "sources", "splits")
-        files += [here.parent / "tasks" / f"{name}.py" for name in shared]
-    files += sorted((here.parent / "methods" / "ops").glob("*.py"))
-    files += [here.parent / "methods" / name for name in ("base.py", "mixer.py", "encoder.py", "reversible.py")]
-    content = b"".join(path.read_bytes() for path in files)
-    return hashlib.sha256(content).hexdigest()[:16]

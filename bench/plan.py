@@ -37,6 +37,16 @@ def plan_cells(cells: Sequence[Cell]) -> list[Planned]:
     return sorted(planned, key=lambda item: (item.facts.work, item.cell.method.name, item.cell.cell_id))
 
 
+def share(planned: Sequence[Planned], shard: str | None) -> list[Planned]:
+    """The i-th of n parts of a plan, `shard` being i/n: every n-th cell, so that parts take about as long."""
+    if shard is None:
+        return list(planned)
+    part, _, parts = shard.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise Refused(f"shard={shard}: expected i/n with i from 1 to n, 2/8 say")
+    return list(planned[int(part) - 1 :: int(parts)])
+
+
 def sweep_cells(sweep: DictConfig, user: Sequence[str], composer: Composer) -> list[Cell]:
     """All cells of the grids of a sweep, under the user's own overrides. Raises Refused at the first bad one."""
     cells: list[Cell] = []

@@ -43,6 +43,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "measure.min_rounds": (3, None),
     "measure.max_rounds": (3, None),
     "measure.budget_s": (0, None),
+    "measure.precision": (0, None),
     "measure.block_s": (0, None),
     "measure.attention_max_len": (0, None),
     "hardware.threads": (1, None),

@@ -82,6 +82,7 @@ def cell_from_config(cfg: DictConfig) -> Cell:
             min_rounds=cfg.measure.min_rounds,
             max_rounds=cfg.measure.max_rounds,
             budget_s=cfg.measure.budget_s,
+            precision=cfg.measure.precision,
             block_s=cfg.measure.block_s,
             qk_norms=tuple(cfg.measure.qk_norms),
             attention_max_len=cfg.measure.attention_max_len,

@@ -175,6 +175,7 @@ class MeasureConfig:
     min_rounds: int = 6
     max_rounds: int = 40
     budget_s: float = 2.0
+    precision: float = 0.02
     block_s: float = 0.02
     qk_norms: list[float] = field(default_factory=lambda: [1.0])
     attention_max_len: int = 1024
@@ -223,6 +224,7 @@ class Config:
     run: str | None = None
     results_dir: str = "results"
     rerun: Rerun | None = None
+    shard: str | None = None
     isolation: Isolation = Isolation.auto
     timeout_s: float | None = None
     memory_limit_mib: float | None = None

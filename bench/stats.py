@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,30 @@ def by_subject(samples: Iterable[dict[str, Any]], column: str) -> dict[str, list
     return dict(found)
 
 
-def speedup(samples: Iterable[dict[str, Any]]) -> Estimate:
-    """The median over rounds of baseline time / method time: above 1 the method is faster."""
+def speedups(samples: Iterable[dict[str, Any]]) -> list[float]:
+    """Baseline time / method time of each round: above 1 the method is faster."""
     walls = by_subject(samples, "wall_s")
-    return median([base / own for own, base in zip(walls["method"], walls["baseline"], strict=True)])
+    return [base / own for own, base in zip(walls["method"], walls["baseline"], strict=True)]
+
+
+def speedup(samples: Iterable[dict[str, Any]]) -> Estimate:
+    """The median of the rounds' speedups."""
+    return median(speedups(samples))
+
+
+def is_known(samples: Sequence[float], precision: float) -> bool:
+    """Whether the median's 95 % interval reaches at most `precision` of it to either side.
+
+    The interval here is the exact one between order statistics, which is wider than the bootstrap's, for looking
+    again and again makes any interval too narrow.
+    """
+    ordered = sorted(samples)
+    n = len(ordered)
+    outside, left_out, chance = (1 - CONFIDENCE) / 2, 0, 0.5**n
+    while chance <= outside:  # of at most `left_out` samples being below the median
+        left_out += 1
+        chance += math.comb(n, left_out) * 0.5**n
+    if left_out == 0:
+        return False
+    low, middle, high = ordered[left_out - 1], float(np.median(ordered)), ordered[n - left_out]
+    return middle * (1 - precision) <= low and high <= middle * (1 + precision)

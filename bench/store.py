@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cell import RECORD_VERSION
+from bench.claims import Claims
 from bench.errors import StoreError
 
 REQUIRED = ("cell_id", "config_id", "env_id", "status", "reason", "cell", "results")
@@ -32,6 +33,8 @@ class Store:
         self.cells = self.folder / "cells"
         self.environments = self.folder / "environments"
         self.checkpoints = self.folder / "checkpoints"
+        self.plan = self.folder / "plan"
+        self.claims = Claims(self.folder / "claims")
 
     def open(self) -> None:
         """Make the folder, and find out now rather than after hours whether it can be written."""
@@ -46,6 +49,33 @@ class Store:
         path = self.cells / f"{record['cell_id']}.json"
         self._replace(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
         return path
+
+    def discard_record(self, cell_id: str) -> None:
+        """Remove a cell's record, so that it counts as not done."""
+        (self.cells / f"{cell_id}.json").unlink(missing_ok=True)
+
+    def write_planned(self, cell_id: str, entry: Mapping[str, Any]) -> None:
+        """Keep what a worker needs to run a cell."""
+        with _explained(self.plan):
+            self.plan.mkdir(exist_ok=True)
+        self._replace(self.plan / f"{cell_id}.json", json.dumps(entry, sort_keys=True) + "\n")
+
+    def read_planned(self, cell_id: str) -> dict[str, Any] | None:
+        """What a worker needs to run a cell, or None when it was not planned here."""
+        path = self.plan / f"{cell_id}.json"
+        return parse_record(path) if path.exists() else None
+
+    def planned_ids(self) -> list[str]:
+        """The cells that were planned for workers."""
+        return sorted(path.stem for path in self.plan.glob("*.json"))
+
+    def write_script(self, name: str, text: str) -> Path:
+        """Put a scheduler's file into the run's folder."""
+        folder = self.folder / "jobs"
+        with _explained(folder):
+            folder.mkdir(exist_ok=True)
+        self._replace(folder / name, text)
+        return folder / name
 
     def write_environment(self, env_id: str, environment: Mapping[str, str]) -> None:
         """Keep what an env_id stands for."""

@@ -15,10 +15,12 @@ from tqdm import tqdm
 from bench.cell import Cell
 from bench.collect import collect
 from bench.environment import env_id
-from bench.execute import Limits, capture_environment, fingerprint, new_record, run_cell
+from bench.execute import Limits, capture_environment, new_record, run_cell
+from bench.fingerprint import fingerprint
 from bench.plan import Planned, describe
 from bench.show import cell_line
 from bench.store import Store
+from bench.turn import turn
 
 #: Statuses after which a longer cell of the same kind is not tried.
 EXHAUSTED = ("oom", "timeout")
@@ -29,12 +31,13 @@ SETTLED = ("ok", "diverged", "unsupported")
 
 @dataclass
 class Summary:
-    """How a sweep ended."""
+    """How a sweep ended. elsewhere: a line for each cell that another worker of the same folder is running."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
     planned: int = 0
     executed: int = 0
     interrupted: bool = False
+    elsewhere: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
     def counts(self) -> str:
@@ -61,6 +64,7 @@ def run_plan(
     rerun: str,
     say: Callable[[str], None] = tqdm.write,
     bar: bool = True,
+    tables: bool = True,
 ) -> Summary:
     """Run the cells that have to run, shortest first, and write the tables. Ctrl-C keeps what is finished."""
     store.open()
@@ -71,47 +75,83 @@ def run_plan(
         say(describe(plan, len(plan) - len(pending)))
     try:
         if pending:
-            kept = [stored[item.cell.cell_id] for item in plan if item not in pending]
+            again = {item.cell.cell_id for item in pending}
+            kept = [record for cell_id, record in stored.items() if cell_id not in again]
             exhausted = {_kind(Cell.from_content(r["cell"])): r for r in kept if r and r["status"] in EXHAUSTED}
-            _run_pending(pending, exhausted, store, limits, summary, say, bar)
+            work = Work(store, stored, limits, summary, exhausted, say, bar)
+            work.run(pending)
     except KeyboardInterrupt:
         summary.interrupted = True
-    summary.complaints = collect(store)
+    if tables:
+        summary.complaints = collect(store)
     found = (store.read(item.cell.cell_id) for item in plan)
     summary.records = [record for record in found if record is not None]
     return summary
 
 
-def _run_pending(
-    pending: list[Planned],
-    exhausted: dict[str, dict[str, Any]],
-    store: Store,
-    limits: Limits,
-    summary: Summary,
-    say: Callable[[str], None],
-    bar: bool,
-) -> None:
-    environment = capture_environment(pending[0].cell, limits)
-    store.write_environment(env_id(environment), environment)
-    cells = tqdm(pending, unit="cell", disable=None if bar else True, dynamic_ncols=True)
-    for item in cells:
-        cells.set_description_str(item.cell.describe())
-        smaller = exhausted.get(_kind(item.cell))
+@dataclass
+class Work:
+    """The cells of one worker, in turn.
+
+    stored: what was there when the plan was made. exhausted: kind of cell -> record of a shorter one that ran out.
+    """
+
+    store: Store
+    stored: dict[str, dict[str, Any] | None]
+    limits: Limits
+    summary: Summary
+    exhausted: dict[str, dict[str, Any]]
+    say: Callable[[str], None]
+    bar: bool
+
+    def run(self, pending: Sequence[Planned]) -> None:
+        """Run every cell that no other worker has, and at the end those whose worker was lost."""
+        self.environment = capture_environment(pending[0].cell, self.limits)
+        self.store.write_environment(env_id(self.environment), self.environment)
+        cells = tqdm(pending, unit="cell", disable=None if self.bar else True, dynamic_ncols=True)
+        others = []
+        for item in cells:
+            cells.set_description_str(item.cell.describe())
+            if not self._claimed(item):
+                others.append(item)
+        for item in others:
+            if not self._claimed(item):
+                holder = self.store.claims.holder(item.cell.cell_id) or "another worker"
+                self.summary.elsewhere.append(f"{item.cell.describe()}: {holder}")
+
+    def _claimed(self, item: Planned) -> bool:
+        """Run a cell unless another worker has it, or has done it meanwhile; whether it is done."""
+        with self.store.claims.taken(item.cell.cell_id) as ours:
+            if not ours:
+                return False
+            found, before = self.store.read(item.cell.cell_id), self.stored[item.cell.cell_id]
+            if _run_of(found) == _run_of(before):  # else another worker has done it meanwhile
+                self._measure(item)
+        return True
+
+    def _measure(self, item: Planned) -> None:
+        smaller = self.exhausted.get(_kind(item.cell))
         if smaller and smaller["cell"]["seq_len"] < item.cell.seq_len and item.facts.verdict is None:
             reason = f"{smaller['status']} at seq_len {smaller['cell']['seq_len']} already: {smaller['reason']}"
-            record = {**new_record(item, environment, store.run), "status": "skipped", "reason": reason}
+            blank = new_record(item, self.environment, self.store.run)
+            record = {**blank, "status": "skipped", "reason": reason}
         else:
-            with Steps(bar) as steps:
-                checkpoint = store.checkpoint(item.cell.cell_id)
-                record = run_cell(item, limits, environment, store.run, steps, checkpoint)
-        store.write_record(record)
+            checkpoint = self.store.checkpoint(item.cell.cell_id)
+            with turn(item.cell), Steps(self.bar) as steps:
+                record = run_cell(item, self.limits, self.environment, self.store.run, steps, checkpoint)
+        self.store.write_record(record)
         if record["status"] in SETTLED:
-            store.discard_checkpoint(item.cell.cell_id)
-        summary.executed += 1
+            self.store.discard_checkpoint(item.cell.cell_id)
+        self.summary.executed += 1
         if record["status"] in EXHAUSTED:
-            exhausted[_kind(item.cell)] = record
-        if bar:
-            say(cell_line(record))
+            self.exhausted[_kind(item.cell)] = record
+        if self.bar:
+            self.say(cell_line(record))
+
+
+def _run_of(record: dict[str, Any] | None) -> tuple[Any, ...] | None:
+    """What tells one run of a cell from another."""
+    return record and tuple(record[key] for key in ("run", "started_at", "elapsed_s"))
 
 
 def _kind(cell: Cell) -> str:

@@ -38,6 +38,9 @@ _AXES: Kinds = {
     "task": "text",
     "model": "text",
     "layers": "whole",
+    "width": "whole",
+    "ff_dim": "whole",
+    "dropout": "share",
     "positions": "text",
     "pooling": "text",
     "reversible": "flag",
@@ -57,6 +60,9 @@ _AXES: Kinds = {
     "processes": "whole",
     "pretrain": "text",
 }
+
+#: The columns that tell cells apart.
+AXES = tuple(_AXES)
 
 _OUTCOME: Kinds = {
     "status": "status",

@@ -21,6 +21,9 @@ _CONTEXT = (
     "task",
     "model",
     "layers",
+    "width",
+    "ff_dim",
+    "dropout",
     "positions",
     "pooling",
     "reversible",
@@ -37,10 +40,10 @@ _CONTEXT = (
     "batch_size",
 )
 #: In training a task brings its own shapes, which therefore do not split a run.
-_OF_MODEL = ("layers", "positions", "pooling", "reversible", "ff_chunks")
+_OF_MODEL = ("layers", "width", "ff_dim", "dropout", "positions", "pooling", "reversible", "ff_chunks")
 _OF_TASK = (
     *("task", "level", "seq_len", "batch_size", "heads", "head_dim", "causal"),
-    *("model", "layers", "positions", "pooling"),
+    *("model", "layers", "width", "ff_dim", "dropout", "positions", "pooling"),
 )
 NO_TASK = ("", "none")
 _COUNTED = {"layers": "layer", "ff_chunks": "feed-forward chunk", "heads": "head", "threads": "thread"}
@@ -173,6 +176,9 @@ def _describe(column: str, value: object) -> str:
         "level": f"{value} level",
         "task": f"task {value}",
         "model": f"model {value}",
+        "width": f"width {value}",
+        "ff_dim": f"feed-forward width {value}",
+        "dropout": f"dropout {value:g}" if isinstance(value, float) and value > 0 else "",
         "positions": f"{value} positions",
         "pooling": f"{value} pooling",
         "head_dim": f"head dimension {value}",

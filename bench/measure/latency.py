@@ -14,6 +14,7 @@ from torch.utils.benchmark import Timer
 
 from bench.case import Case
 from bench.cell import Measure
+from bench.stats import is_known, speedups
 
 
 def measure(
@@ -25,14 +26,15 @@ def measure(
         "baseline": Turn(baseline, settings, threads, clock),
     }
     for turn in subjects.values():
-        turn.case.call()
+        turn.warm_up()
     samples: list[dict[str, Any]] = []
     started = time.perf_counter()
     for index in range(settings.max_rounds):
         # stop after a pair of rounds, so that each subject went first as often as the other
-        enough = index >= settings.min_rounds and time.perf_counter() - started > settings.budget_s
-        if enough and index % 2 == 0:
-            break
+        if index >= settings.min_rounds and index % 2 == 0:
+            spent = time.perf_counter() - started > settings.budget_s
+            if spent or is_known(speedups(samples), settings.precision):
+                break
         order = list(subjects) if index % 2 == 0 else list(reversed(subjects))
         for position, name in enumerate(order):
             samples.append({"round": index, "position": position, "subject": name, **subjects[name].block()})
@@ -44,22 +46,41 @@ def measure(
     }
 
 
+#: Calls that take this long are timed one by one. Shorter ones go in blocks of as many as fill `measure.block_s`,
+#: after calls that find out how many: a cost that matters to a long call alone.
+LONG_S = 0.5
+
+
 class Turn:
     """One subject's blocks of calls."""
 
     def __init__(self, case: Case, settings: Measure, threads: int, clock: Callable[[], float]) -> None:
         self.case = case
         self.block_s = settings.block_s
+        self.clock = clock
         self.calls = 0
+        self.call_s = 0.0
         self.timer = Timer("call()", globals={"call": self._counted}, num_threads=threads, timer=clock)
 
     def _counted(self) -> None:
         self.calls += 1
         self.case.call()
 
+    def _once(self) -> float:
+        start = self.clock()
+        self._counted()
+        return self.clock() - start
+
+    def warm_up(self) -> None:
+        """The first call, which may compile and allocate; it tells whether calls are long."""
+        self.call_s = self._once()
+
     def block(self) -> dict[str, Any]:
         """Wall and CPU seconds a call; CPU time of all threads, over every call including the calibration."""
         before, cpu = self.calls, time.process_time()
-        timed = self.timer.blocked_autorange(min_run_time=self.block_s)
+        if self.call_s > LONG_S:
+            self.call_s = self._once()
+        else:
+            self.call_s = self.timer.blocked_autorange(min_run_time=self.block_s).median
         calls = self.calls - before
-        return {"wall_s": timed.median, "cpu_s": (time.process_time() - cpu) / calls, "calls": calls}
+        return {"wall_s": self.call_s, "cpu_s": (time.process_time() - cpu) / calls, "calls": calls}

@@ -60,6 +60,22 @@ def test_latency_sees_asynchronous_work():
     assert min(sample["wall_s"] for sample in found["samples"]) >= 0.004
 
 
+def test_long_calls_are_timed_one_by_one(monkeypatch):
+    monkeypatch.setattr(latency, "LONG_S", 0.02)
+    pauses = iter([0.05] + [0.03] * 3 + [0.001] * 10_000)  # the first call compiles, say; later ones become short
+    changing = FakeCase(lambda: time.sleep(next(pauses)))
+    steady = FakeCase(lambda: time.sleep(0.03))
+    found = latency.measure(changing, steady, settings(budget_s=0, min_rounds=6), 1, clock("cpu"))
+    calls = {
+        name: [s["calls"] for s in found["samples"] if s["subject"] == name] for name in ("method", "baseline")
+    }
+    assert calls["baseline"] == [1] * 6
+    assert calls["method"][:4] == [1] * 4
+    assert min(calls["method"][4:]) > 5  # in blocks again
+    walls = [s["wall_s"] for s in found["samples"] if s["subject"] == "method"]
+    assert walls[0] == pytest.approx(0.03, rel=0.5)  # the first call is no sample
+
+
 def test_rounds_are_paired_and_alternate():
     case = FakeCase(lambda: None)
     found = latency.measure(case, case, settings(budget_s=0, min_rounds=4), 1, clock("cpu"))

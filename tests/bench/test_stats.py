@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.stats import Estimate, median, share, speedup
+from bench.stats import Estimate, is_known, median, share, speedup
 
 
 def test_median_of_constants_has_no_width():
@@ -50,3 +50,31 @@ def test_speedup_pairs_rounds_whatever_their_order():
 def test_rates_turn_intervals_around():
     rate = Estimate(2.0, 1.0, 4.0).inverse(8.0)
     assert (rate.value, rate.low, rate.high) == (4.0, 2.0, 8.0)
+
+
+def test_the_interval_that_ends_a_measurement_is_between_order_statistics():
+    """n=6: the extremes (97 %); n=20: the 6th from either end (95.9 %). From tables of the sign test."""
+    assert not is_known([1.0] * 5, 0.5)  # no 95 % interval from five
+    assert is_known([1.0, 1.0, 1.0, 1.0, 1.0, 1.01], 0.02)
+    assert not is_known([1.0, 1.0, 1.0, 1.0, 1.0, 1.03], 0.02)
+    twenty = [0.9] * 5 + [0.99] + [1.0] * 8 + [1.01] + [1.1] * 5
+    assert is_known(twenty, 0.011)
+    assert not is_known(twenty, 0.009)
+    assert not is_known([0.9, *twenty[1:5], 0.9, *twenty[6:]], 0.05)
+
+
+def test_a_precise_measurement_ends_early(monkeypatch):
+    from bench.cell import Measure
+    from bench.measure import latency
+
+    turns = iter(range(10**6))
+    monkeypatch.setattr(latency.Turn, "warm_up", lambda self: None)
+    monkeypatch.setattr(
+        latency.Turn, "block", lambda self: {"wall_s": 1 + 1e-4 * (next(turns) % 7), "cpu_s": 1.0, "calls": 1}
+    )
+    case = type("Case", (), {"call": staticmethod(lambda: None), "backend": "fake", "tokens": 1})()
+    rounds = []
+    for precision in (0.02, 0.0):
+        settings = Measure((), 6, 30, 1e9, precision, 0.02, (1.0,), 1, "auto")
+        rounds.append(len(latency.measure(case, case, settings, 1, lambda: 0.0)["samples"]) // 2)
+    assert rounds == [6, 30]

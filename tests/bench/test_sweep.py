@@ -85,7 +85,7 @@ def test_the_second_run_executes_nothing(tmp_path):
 
 def test_rerun_policies():
     cell = make_plan("method=sdpa")[0].cell
-    from bench.execute import fingerprint
+    from bench.fingerprint import fingerprint
 
     ok = {"status": "ok", "code_fingerprint": fingerprint(cell)}
     oom = {"status": "oom", "code_fingerprint": fingerprint(cell)}
@@ -134,6 +134,24 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     assert summary.interrupted
     assert [record["cell"]["method"]["name"] for record in summary.records] == ["sdpa"]
     assert (tmp_path / "interrupted" / "efficiency.csv").exists()
+
+
+@pytest.mark.timeout(240)
+def test_a_scheduler_s_sigterm_keeps_what_is_done_and_ends_soon(tmp_path):
+    command = [sys.executable, "bench/run.py", "sweep=smoke", "task=none", f"results_dir={tmp_path}", "run=ended"]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    cells = tmp_path / "ended" / "cells"
+    deadline = time.monotonic() + 120
+    while not (cells.exists() and list(cells.glob("*.json"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    family = psutil.Process(running.pid).children(recursive=True)
+    running.terminate()
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "run the same command again" in said
+    assert not psutil.wait_procs(family, timeout=10)[1], "a cell outlived the sweep"
+    assert (tmp_path / "ended" / "efficiency.csv").exists()
+    assert list((tmp_path / "ended" / "claims").iterdir()) == []
 
 
 @pytest.mark.timeout(600)  # a whole sweep, on a machine that may be busy

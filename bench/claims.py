@@ -1,0 +1,120 @@
+"""Who runs which cell, when several workers share a results folder and nothing else.
+
+A claim is a file beside the records that only one worker can create; its time is renewed while the cell runs.
+A claim that is no longer renewed is a lost worker's, and the cell is free again: at once where the worker was a
+process of this machine, after `LEASE_S` elsewhere. Times are the file system's own, so clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+#: Seconds without renewal after which a worker of another machine counts as lost, and between two renewals.
+LEASE_S = 120.0
+BEAT_S = 15.0
+
+
+class Claims:
+    """The claims of one run, in a folder of their own."""
+
+    def __init__(self, folder: Path, lease_s: float = LEASE_S, beat_s: float = BEAT_S) -> None:
+        self.folder = folder
+        self.lease_s, self.beat_s = lease_s, beat_s
+        self.token = uuid.uuid4().hex
+
+    @contextmanager
+    def taken(self, cell_id: str) -> Iterator[bool]:
+        """Whether the cell is ours while the block runs; False where another worker has it."""
+        path = self.folder / cell_id
+        if not self._take(path):
+            yield False
+            return
+        done = threading.Event()
+        renewal = threading.Thread(target=self._renew, args=(path, done), daemon=True)
+        renewal.start()
+        try:
+            yield True
+        finally:
+            done.set()
+            renewal.join()
+            if self._owner(path).get("token") == self.token:
+                path.unlink(missing_ok=True)
+
+    def holder(self, cell_id: str) -> str | None:
+        """`host, process 123` of the worker that has the cell, None when it is free."""
+        path = self.folder / cell_id
+        owner = self._owner(path)
+        return f"{owner.get('host')}, process {owner.get('pid')}" if owner and not self._lost(path) else None
+
+    def _take(self, path: Path) -> bool:
+        if self._create(path):
+            return True
+        if not self._lost(path):
+            return False
+        grave = path.with_name(f".{path.name}.{self.token}")
+        try:
+            path.rename(grave)  # one of several that see the same loss gets it
+        except FileNotFoundError:
+            return False
+        alive = not self._lost(grave)
+        if alive:  # taken anew between our look and our move: give it back
+            with contextlib.suppress(FileExistsError):
+                os.link(grave, path)
+        grave.unlink(missing_ok=True)
+        return not alive and self._create(path)
+
+    def _create(self, path: Path) -> bool:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        me = psutil.Process()
+        owner = {"host": socket.gethostname(), "pid": me.pid, "born": me.create_time(), "token": self.token}
+        with os.fdopen(handle, "w") as file:
+            json.dump(owner, file)
+        return True
+
+    def _renew(self, path: Path, done: threading.Event) -> None:
+        while not done.wait(self.beat_s):
+            with contextlib.suppress(OSError):  # a slow file system is no reason to stop measuring
+                os.utime(path)
+
+    def _owner(self, path: Path) -> dict[str, object]:
+        try:
+            owner = json.loads(path.read_text())
+        except (OSError, ValueError):  # gone, or not yet written
+            return {}
+        return owner if isinstance(owner, dict) else {}
+
+    def _lost(self, path: Path) -> bool:
+        """Whether the worker that made this claim is gone. A claim that is gone is not lost but given up."""
+        owner = self._owner(path)
+        if owner.get("host") == socket.gethostname():
+            try:
+                return psutil.Process(int(str(owner["pid"]))).create_time() != owner["born"]
+            except psutil.NoSuchProcess:
+                return True
+        try:
+            return self._now() - path.stat().st_mtime > self.lease_s
+        except FileNotFoundError:
+            return False
+
+    def _now(self) -> float:
+        """The file system's time."""
+        probe = self.folder / f".now.{self.token}"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Thin adapters to schedulers that exist: each gets cells to run by `bench/one.py` on a shared folder."""

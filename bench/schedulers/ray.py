@@ -1,0 +1,43 @@
+"""Ray: a task a cell, on a local cluster or on one that is named. Extra `ray`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.jobs import Needs
+from bench.schedulers.command import command, run
+
+#: Times that a task is tried again when its worker dies.
+RETRIES = 2
+
+
+def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | None) -> Iterator[tuple[str, str]]:
+    """(cell id, complaint or nothing) as cells end. address: of a cluster; None starts one on this machine."""
+    try:
+        ray = import_module("ray")
+    except ImportError as error:
+        raise BenchError("ray is not installed: pip install ray") from error
+    ray.init(address=address, log_to_driver=False, configure_logging=False)
+    try:
+        pending = {}
+        for needs, cells in kinds.items():
+            task = ray.remote(run).options(
+                num_cpus=needs.cpus,
+                num_gpus=0 if needs.device == "cpu" else 1,
+                memory=needs.memory_mib * 2**20,
+                max_retries=RETRIES,
+            )
+            pending |= {task.remote(command(folder, cell)): cell for cell in cells}
+        while pending:
+            done, _ = ray.wait(list(pending))
+            for reference in done:
+                cell = pending.pop(reference)
+                try:
+                    yield cell, ray.get(reference)
+                except Exception as error:  # a worker that died too often: whatever ray makes of it
+                    yield cell, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    finally:
+        ray.shutdown()

@@ -1,0 +1,143 @@
+"""Workers that share a folder: one cell, one worker; what a lost one had is free again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.claims import Claims
+from bench.errors import Refused
+from bench.execute import Limits
+from bench.plan import share
+from bench.store import Store
+from bench.sweep import run_plan
+from bench.turn import turn
+from tests.bench.conftest import make_plan
+
+
+def test_one_of_many_gets_a_cell(tmp_path: Path) -> None:
+    got: list[bool] = []
+    ready, go = threading.Barrier(8), threading.Event()
+
+    def work() -> None:
+        claims = Claims(tmp_path)
+        ready.wait()
+        with claims.taken("cell") as ours:
+            got.append(ours)
+            go.wait(5) if ours else None
+            if len(got) == 8:
+                go.set()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while len(got) < 8:
+        time.sleep(0.01)
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert got.count(True) == 1
+    assert list(tmp_path.iterdir()) == []  # given up
+
+
+def foreign(path: Path, age_s: float) -> None:
+    """The claim of a worker on another machine, renewed so long ago."""
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "born": 0.0, "token": "theirs"}))
+    then = time.time() - age_s
+    os.utime(path, (then, then))
+
+
+def test_a_claim_that_is_renewed_holds_and_one_that_is_not_is_free(tmp_path: Path) -> None:
+    claims = Claims(tmp_path, lease_s=60)
+    foreign(tmp_path / "cell", 10)
+    with claims.taken("cell") as ours:
+        assert not ours
+    assert claims.holder("cell") == "elsewhere, process 1"
+    foreign(tmp_path / "cell", 100)
+    assert claims.holder("cell") is None
+    with claims.taken("cell") as ours:
+        assert ours
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_of_a_dead_process_of_this_machine_is_free_at_once(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from bench.claims import Claims\n"
+        "with Claims(Path(sys.argv[1])).taken('cell') as ours:\n    os._exit(0 if ours else 1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0
+    assert (tmp_path / "cell").exists()
+    with Claims(tmp_path).taken("cell") as ours:
+        assert ours
+
+
+def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path) -> None:
+    with Claims(tmp_path, beat_s=0.02).taken("cell") as ours:
+        assert ours
+        os.utime(tmp_path / "cell", (0, 0))
+        deadline = time.monotonic() + 5
+        while (tmp_path / "cell").stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / "cell").stat().st_mtime > 0
+
+
+def test_a_sweep_leaves_what_another_worker_has_and_takes_what_it_lost(tmp_path: Path) -> None:
+    plan = make_plan("method=sdpa", "method=linear")
+    store = Store(tmp_path, "shared")
+    store.open()
+    store.claims.folder.mkdir()
+    theirs = plan[0].cell
+    foreign(store.claims.folder / theirs.cell_id, 0)
+    summary = run_plan(plan, store, Limits(), "none", bar=False)
+    assert summary.executed == 1
+    assert summary.elsewhere == [f"{theirs.describe()}: elsewhere, process 1"]
+    assert store.read(theirs.cell_id) is None
+    foreign(store.claims.folder / theirs.cell_id, 10_000)
+    again = run_plan(plan, store, Limits(), "none", bar=False)
+    assert (again.executed, again.elsewhere) == (1, [])
+    assert store.read(theirs.cell_id) is not None
+    assert list(store.claims.folder.iterdir()) == []
+
+
+def test_shards_cover_the_plan_once() -> None:
+    plan = make_plan(*(f"method=sdpa seed={seed}" for seed in range(7)))
+    parts = [share(plan, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(len(part) for part in parts) == [2, 2, 3]
+    assert {item.cell.cell_id for part in parts for item in part} == {item.cell.cell_id for item in plan}
+    assert share(plan, None) == plan
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0", ""])
+def test_a_shard_that_is_none(shard: str) -> None:
+    with pytest.raises(Refused, match="expected i/n"):
+        share([], shard)
+
+
+def test_measurements_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    cost, training = make_plan("method=linear", "method=linear task=mqar_mini")
+    if cost.cell.table != "efficiency":
+        cost, training = training, cost
+    inside: list[str] = []
+
+    def other(item: object) -> None:
+        with turn(item.cell):  # type: ignore[attr-defined]
+            inside.append("other")
+
+    with turn(cost.cell):
+        waits, goes = (threading.Thread(target=other, args=(item,)) for item in (cost, training))
+        goes.start()
+        goes.join(5)
+        assert inside == ["other"]
+        waits.start()
+        waits.join(0.5)
+        assert inside == ["other"]
+    waits.join(5)
+    assert inside == ["other", "other"]

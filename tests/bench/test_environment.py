@@ -1,0 +1,46 @@
+"""What is kept of the machine, and that it is the same from one moment to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import environment
+from bench.environment import capture, env_id
+
+
+def test_the_same_machine_has_the_same_id() -> None:
+    first, second = capture("cpu"), capture("cpu")
+    assert first == second
+    assert env_id(first) == env_id(second)
+    assert env_id(first) != env_id({**first, "cores": "999"})
+    assert all(isinstance(value, str) and value for value in first.values())
+    assert {"cpu", "caches", "governor", "parallel", "container_cpus", "torch_version"} <= set(first)
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"), [("max 100000", "all"), ("150000 100000", "1.5"), ("unknown", "unknown"), ("", "unknown")]
+)
+def test_quota_of_a_container(text: str, cpus: str) -> None:
+    assert environment._quota(text) == cpus
+
+
+@pytest.mark.parametrize(("text", "mib"), [("max", "all"), ("2147483648", "2048"), ("unknown", "unknown")])
+def test_memory_of_a_container(text: str, mib: str) -> None:
+    assert environment._mebibytes(text) == mib
+
+
+def test_caches_and_driver_as_linux_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index, (level, kind, size) in enumerate([("1", "Data", "48K"), ("3", "Unified", "36864K")]):
+        folder = tmp_path / "cpu0" / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        for name, value in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(f"{value}\n")
+    monkeypatch.setattr(environment, "_SYSTEM", tmp_path)
+    assert environment._caches() == "L1d 48K, L3 36864K"
+    line = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:"
+    monkeypatch.setattr(environment, "_read", lambda path: line)
+    assert environment._driver() == "550.54.15"
+    monkeypatch.setattr(environment, "_read", lambda path: environment.UNKNOWN)
+    assert environment._driver() == "unknown"
