@@ -15,6 +15,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,16 @@ import psutil
 #: Seconds without renewal after which a worker of another machine counts as lost, and between two renewals.
 LEASE_S = 120.0
 BEAT_S = 15.0
+
+
+@cache
+def _place() -> str:
+    """What two workers share that see each other's processes: host, boot and (in containers) process namespace."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # another system
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return "/".join(parts)
 
 
 class Claims:
@@ -80,7 +91,13 @@ class Claims:
         except FileExistsError:
             return False
         me = psutil.Process()
-        owner = {"host": socket.gethostname(), "pid": me.pid, "born": me.create_time(), "token": self.token}
+        owner = {
+            "host": socket.gethostname(),
+            "place": _place(),
+            "pid": me.pid,
+            "born": me.create_time(),
+            "token": self.token,
+        }
         with os.fdopen(handle, "w") as file:
             json.dump(owner, file)
         return True
@@ -100,7 +117,7 @@ class Claims:
     def _lost(self, path: Path) -> bool:
         """Whether the worker that made this claim is gone. A claim that is gone is not lost but given up."""
         owner = self._owner(path)
-        if owner.get("host") == socket.gethostname():
+        if owner.get("place") == _place():
             try:
                 return psutil.Process(int(str(owner["pid"]))).create_time() != owner["born"]
             except psutil.NoSuchProcess:

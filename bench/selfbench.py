@@ -119,9 +119,7 @@ def own_speed(count: int) -> list[Figure]:
             run_plan(long, Store(folder, "long"), Limits(), "none", bar=False, tables=False)
         after = os.times()
         own = after.user - before.user + after.system - before.system
-        figures.append(
-            Figure("the parent's share of a core while a child measures", own / seconds(), "cores", 0.1)
-        )
+        figures.append(Figure("the parent's share of a core in a measurement", own / seconds(), "cores", 0.1))
     return figures
 
 
