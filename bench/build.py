@@ -57,6 +57,8 @@ def facts(cell: Cell) -> Facts:
     baseline = _baseline_parameters(replace(cell, method=BASELINE_METHOD, seed=0)) if cell.model else None
     itemsize = getattr(torch, cell.hardware.dtype).itemsize
     mode: Mode = "train" if cell.mode == "train" else "forward"
+    if cell.mode == "decode":
+        return _decoding(cell, attention)
     return Facts(
         verdict=_refusal(cell, attention, task),
         degenerate=all(layer.degenerate(length) for layer in layers),
@@ -69,6 +71,23 @@ def facts(cell: Cell) -> Facts:
             layer.footprint_bytes(cell.piece_rows * documents, length, mode, itemsize) / MIB for layer in layers
         ),
         work=float(flops) * (cell.train.steps + cell.train.pretrain_steps if cell.train else 10),
+    )
+
+
+def _decoding(cell: Cell, attention: Attention) -> Facts:
+    """What is known of a step after seq_len tokens: each number of the state is read once."""
+    able, held = attention.capabilities.decode, 0
+    if able:
+        held = cell.batch_size * attention.state_size(cell.seq_len)
+    verdict = None if able else ("unsupported", f"mode=decode: {cell.method.name} has no token-by-token form")
+    return Facts(
+        verdict=_refusal(cell, attention, None) or verdict,
+        degenerate=attention.degenerate(cell.seq_len),
+        budget_name=attention.budget,
+        budget_value=attention.budget_value(),
+        parameters=count_parameters(attention),
+        footprint_mib=held * getattr(torch, cell.hardware.dtype).itemsize / MIB,
+        work=2.0 * held,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,18 +13,19 @@ from torch import Tensor, nn
 from bench.cell import Cell, Plugin, derive_seed
 from bench.model import CLASSES, VOCAB, attention_layers, backends, build_model, build_task
 from bench.training.precision import Precision
-from methods.registry import Mixer
+from methods.registry import Attention, Mixer
 from tasks.registry import IGNORE
 
 
 @dataclass
 class Case:
-    """`call` runs once; `module` holds the parameters."""
+    """`call` runs once; `module` holds the parameters. state_bytes: of a decoding state, spare room aside."""
 
     call: Callable[[], object]
     module: nn.Module
     inputs: list[Tensor]
     tokens: int
+    state_bytes: int | None = None
 
     @property
     def backend(self) -> str:
@@ -62,14 +64,40 @@ def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -
         module = Mixer(attention).to(device=device, dtype=dtype)
         shape = (cell.batch_size, cell.seq_len, cell.heads * cell.head_dim)
         inputs = inputs or [_gaussian(shape, generator, device, dtype)]
+    module.train(cell.mode == "train")
+    if cell.mode == "decode":
+        return _decode_case(cell, attention, inputs)
     run = _forward if cell.mode == "forward" else _forward_backward
     function = _compiled(module, cell)
-    module.train(cell.mode == "train")
     return Case(
         call=lambda: run(function, module, inputs),
         module=module,
         inputs=inputs,
         tokens=tokens,
+    )
+
+
+def _decode_case(cell: Cell, attention: Attention, inputs: list[Tensor]) -> Case:
+    """One token after seq_len others, always the same: a call gets a copy of the state that shares its memory."""
+    q, k, v = inputs
+    token = [tensor[:, :, -1:].contiguous() for tensor in (q, k, v)]
+    with torch.no_grad():
+        state = attention.start(cell.batch_size, q.device, q.dtype)
+        state = attention.prefill(k[:, :, :-1], v[:, :, :-1], state)
+        _, state = attention.step(*token, state)  # leaves room for the next, which the copies share
+    parts = state if isinstance(state, tuple) else vars(state).values()
+    held = [part for part in parts if isinstance(part, Tensor)]
+
+    def step() -> object:
+        with torch.no_grad():
+            return attention.step(*token, copy.copy(state))
+
+    return Case(
+        call=step,
+        module=attention,
+        inputs=[*token, *held],
+        tokens=cell.batch_size,
+        state_bytes=cell.batch_size * attention.state_size(cell.seq_len) * held[0].element_size(),
     )
 
 

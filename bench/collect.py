@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.cell import Cell, canonical
-from bench.columns import SCHEMA_VERSION, TABLES
+from bench.columns import MEMORY, SCHEMA_VERSION, TABLES
 from bench.stats import by_subject, median, share, speedup
 from bench.store import Store
 
@@ -75,9 +75,7 @@ def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
     outcome["parameters_flag"] = outside(outcome["parameters_ratio"])
     outcome["backend"] = next((value["backend"] for value in results.values() if "backend" in value), None)
     base = {**axes, **outcome}
-    memory = {
-        key: results.get("memory", {}).get(key) for key in ("peak_mib", "peak_way", "inputs_mib", "parameters_mib")
-    }
+    memory = {key: results.get("memory", {}).get(key) for key in MEMORY}
     errors = results.get("error", {}).get("errors", [])
     if cell.table == "efficiency":
         yield "efficiency", {**base, **memory, **cost_columns(record), "output_error": _unit_error(errors)}

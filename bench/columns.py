@@ -75,6 +75,7 @@ MEMORY: Columns = {
     "peak_way": str,
     "inputs_mib": float,
     "parameters_mib": float,
+    "state_mib": float,
 }
 
 EFFICIENCY: Columns = {

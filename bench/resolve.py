@@ -23,6 +23,7 @@ PREFIX = {"method": "method", "task": "task.params"}
 DEFAULT_SEQ_LEN, DEFAULT_HEADS, DEFAULT_HEAD_DIM = 1024, 8, 64
 
 COST_PASSES = ("latency", "memory", "flops")
+DECODE_PASSES = ("latency", "memory")
 
 
 def available_cores() -> int:
@@ -62,7 +63,10 @@ def cell_from_config(cfg: DictConfig) -> Cell:
     heads = first(cfg.heads, cfg.model.heads if model_level else DEFAULT_HEADS)
     head_dim = first(cfg.head_dim, cfg.model.head_dim if model_level else DEFAULT_HEAD_DIM)
     batch_size = first(cfg.batch_size, cfg.task.train.batch_size if task else 1)
-    causal = first(cfg.causal, task_cls.causal if task_cls else False)
+    decode = cfg.mode.value == "decode"
+    causal = first(cfg.causal, task_cls.causal if task_cls else decode)
+    if decode and (level != "core" or not causal):
+        raise Refused("mode=decode: needs level=core and the causal form; leave level and causal out")
     processes = torchrun.world() if "train" in passes else 1
     pooling = cfg.model.pooling.value
     if model_level and causal and pooling in ("cls", "first") and not (task_cls and task_cls.per_token):
@@ -125,6 +129,12 @@ def _plugin(node: DictConfig, kind: str) -> tuple[Plugin, type[Any]]:
 
 def _passes(cfg: DictConfig, level: str, task: bool) -> tuple[str, ...]:
     """The passes asked for, checked against the cell; or all that fit it."""
+    if cfg.mode.value == "decode":
+        wanted = COST_PASSES if cfg.measure.passes is None else tuple(item.value for item in cfg.measure.passes)
+        passes = tuple(name for name in dict.fromkeys(wanted) if name in DECODE_PASSES)
+        if not passes:
+            raise Refused(f"measure.passes: mode=decode has {' and '.join(DECODE_PASSES)}")
+        return passes
     if cfg.measure.passes is None:
         if task:
             return ("train", "memory")

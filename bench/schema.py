@@ -24,10 +24,11 @@ class Level(Enum):
 
 
 class Mode(Enum):
-    """Inference, or forward and backward (at level `model` with the optimiser's step)."""
+    """Inference; forward and backward (at level `model` with the optimiser's step); one token after seq_len."""
 
     forward = "forward"
     train = "train"
+    decode = "decode"
 
 
 class Pass(Enum):

@@ -186,6 +186,13 @@ class Attention(nn.Module, ABC):
         """One more token: q, k, v `[B, H, 1, D]` -> its output `[B, H, 1, D]` and the next state."""
         raise Unsupported(f"{type(self).__name__} has no token-by-token form")
 
+    def prefill(self, k: Tensor, v: Tensor, state: Any) -> Any:
+        """The state after tokens k, v `[B, H, n, D]`, whose outputs nobody asks for; the given one is used up."""
+        for i in range(k.shape[2]):
+            token = slice(i, i + 1)
+            _, state = self.step(k[:, :, token], k[:, :, token], v[:, :, token], state)
+        return state
+
     def state_size(self, seq_len: int) -> int:
         """Numbers that the state holds for one sequence after `seq_len` tokens, all heads together."""
         raise Unsupported(f"{type(self).__name__} has no token-by-token form")

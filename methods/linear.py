@@ -19,6 +19,7 @@ from methods.ops.kernelised import kernelised_attention
 from methods.ops.kernelised_causal import (
     CHUNK,
     State,
+    absorb,
     attend_next,
     causal_kernelised_attention,
     empty_state,
@@ -79,6 +80,10 @@ class Linear(Attention):
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Attention.step`; O(D^2)."""
         return attend_next(q, k, v, state, self.map, self.map)
+
+    def prefill(self, k: Tensor, v: Tensor, state: State) -> State:
+        """See `Attention.prefill`; O(n D^2)."""
+        return absorb(k, v, state, self.map)
 
     def state_size(self, seq_len: int) -> int:
         """D (D + 1) numbers a head, whatever the length."""

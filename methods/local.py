@@ -39,6 +39,16 @@ class RollingCache:
         self.length += 1
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
+    def extend(self, k: Tensor, v: Tensor) -> None:
+        """Add tokens `[B, H, n, D]` in place, those that would be overwritten left out."""
+        count, size = k.shape[2], self.keys.shape[2]
+        numbers = torch.arange(self.length, self.length + count)
+        slots = torch.where(numbers < size, numbers, self.sinks + (numbers - self.sinks) % (size - self.sinks))
+        lasting = (numbers < self.sinks) | (numbers >= self.length + count - (size - self.sinks))
+        for cache, new in ((self.keys, k), (self.values, v)):
+            cache[:, :, slots[lasting].to(cache.device)] = new[:, :, lasting.to(new.device)].detach()
+        self.length += count
+
 
 class Local(Attention):
     """`window`: tokens on each side, or when causal the last that many with the token itself.
@@ -141,6 +151,11 @@ class Local(Attention):
         wide = torch.promote_types(q.dtype, torch.float32)
         logits = (q.to(wide) * q.shape[-1] ** -0.5) @ keys.to(wide).transpose(-1, -2)
         return (self._weights(logits) @ values.to(wide)).to(q.dtype), state
+
+    def prefill(self, k: Tensor, v: Tensor, state: RollingCache) -> RollingCache:
+        """See `Attention.prefill`."""
+        state.extend(k, v)
+        return state
 
     def state_size(self, seq_len: int) -> int:
         """A key and a value of each sink and of the last `window` others."""

@@ -38,6 +38,7 @@ from methods.ops.kernelised import LOW, kernelised_attention
 from methods.ops.kernelised_causal import (
     CHUNK,
     State,
+    absorb,
     attend_next,
     causal_kernelised_attention,
     empty_state,
@@ -208,6 +209,10 @@ class Performer(Attention):
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: State) -> tuple[Tensor, State]:
         """See `Attention.step`; O(m D), by the projection that stands."""
         return attend_next(q, k, v, state, *self._maps(q))
+
+    def prefill(self, k: Tensor, v: Tensor, state: State) -> State:
+        """See `Attention.prefill`; O(n m D), by the projection that stands."""
+        return absorb(k, v, state, self._maps(k)[1])
 
     def state_size(self, seq_len: int) -> int:
         """m (D + 1) sums and a stabiliser a head, whatever the length."""

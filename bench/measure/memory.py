@@ -36,6 +36,7 @@ def measure(case: Case, device: str, way: str) -> dict[str, Any]:
         "peak_way": chosen,
         "inputs_mib": case.inputs_bytes / MIB,
         "parameters_mib": case.parameters_bytes / MIB,
+        "state_mib": None if case.state_bytes is None else case.state_bytes / MIB,
         "backend": case.backend,
     }
 

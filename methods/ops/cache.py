@@ -65,6 +65,11 @@ class CachedAttention(Attention):
         """See `Attention.step`. The given state is used up; keys and values of the past get no gradient."""
         return self.look_back(q, *state.append(k, v)), state
 
+    def prefill(self, k: Tensor, v: Tensor, state: KVCache) -> KVCache:
+        """See `Attention.prefill`."""
+        state.append(k, v)
+        return state
+
     def state_size(self, seq_len: int) -> int:
         """A key and a value of every token."""
         return KVCache.size(self.shape, seq_len)

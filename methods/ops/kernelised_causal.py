@@ -264,3 +264,17 @@ def attend_next(
         total = both[..., -1:]
         out = (both[..., :-1] / total.masked_fill(total == 0, 1.0)).view(v.shape).to(v.dtype)
         return out, State(sums.view(state.sums.shape), _last(own, top).view(state.top.shape))
+
+
+def absorb(k: Tensor, v: Tensor, state: State, keys: FeatureMap) -> State:
+    """The state after tokens k, v `[B, H, n, D]`, a chunk at a time; no gradient."""
+    with torch.no_grad():
+        space = Workspace(k.device, state.sums.dtype)
+        sums, top = state.sums.flatten(0, 1).clone(), state.top.flatten(0, 1)
+        k, v = k.flatten(0, 1), v.flatten(0, 1)
+        for start in range(0, k.shape[1], CHUNK):
+            rows = slice(start, start + CHUNK)
+            own = _keys(k[:, rows], v[:, rows], None, None, top, keys, space)
+            _advance(sums, own)
+            top = _last(own, top).clone()
+        return State(sums.view(state.sums.shape), top.view(state.top.shape))

@@ -185,6 +185,23 @@ def test_c13_decoding_token_by_token_equals_the_causal_form(name):
     assert method.state_size(39) >= 1
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if method_class(name).capabilities.decode])
+@pytest.mark.parametrize("first", [0, 1, 7, 300])
+def test_a_state_made_of_many_tokens_at_once_equals_one_made_one_by_one(name, first):
+    n = first + 9
+    method = build(name, Shape(2, 5, n, causal=True))
+    with torch.no_grad():
+        q, k, v = draw(2, method.shape)
+        state = method.start(2, q.device, q.dtype)
+        for part in (slice(0, first // 2), slice(first // 2, first)):  # what is there already counts
+            state = method.prefill(k[:, :, part], v[:, :, part], state)
+        rows = []
+        for i in range(first, n):
+            out, state = method.step(*(x[:, :, i : i + 1] for x in (q, k, v)), state)
+            rows.append(out)
+        assert gap(torch.cat(rows, dim=2), method(q, k, v)[:, :, first:]) < 1e-11
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if not method_class(name).capabilities.decode])
 def test_methods_that_do_not_decode_say_so(name):
     method = build(name, Shape(2, 5, 8, causal_choices(name)[-1]))
