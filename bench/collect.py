@@ -15,6 +15,8 @@ Row = dict[str, Any]
 #: Long Range Arena's rule for comparable models: within 10 % of the plain Transformer's parameters.
 PARAMETERS_RATIO = (0.9, 1.1)
 
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
 
 def collect(store: Store) -> list[str]:
     """Write all tables of a run from its records; returns a line for every file that is no record."""
@@ -154,6 +156,7 @@ def cost_columns(record: dict[str, Any]) -> Row:
         ("speedup", ratio),
     ):
         row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    row |= ceiling_columns(record, own.value)
     if "flops" in record["cell"]["measure"]["passes"]:
         row |= {
             "flops": record["flops"],
@@ -161,6 +164,34 @@ def cost_columns(record: dict[str, Any]) -> Row:
             "gflops_per_s": record["flops"] / own.value / 1e9,
         }
     return row
+
+
+#: Tensors the size of q that a core call reads or writes at least: q, k, v and the output; in training these, the
+#: output's gradient and three gradients, with q, k, v and the output read once more.
+_TENSORS = {"forward": 4, "train": 12}
+
+
+def ceiling_columns(record: dict[str, Any], seconds: float) -> Row:
+    """What the machine can do at most, and how near to it the method came."""
+    ceiling = record.get("ceiling") or {}
+    if not ceiling:
+        return {}
+    cell, products, copies = record["cell"], ceiling["matmul_gflops"] * 1e9, ceiling["copy_gb_per_s"] * 1e9
+    flops = record["flops"] if "flops" in cell["measure"]["passes"] else 0
+    moved = 0.0
+    if cell["level"] == "core":
+        if cell["mode"] == "decode":
+            moved = (record["results"].get("memory", {}).get("state_mib") or 0.0) * 2**20
+        else:
+            numbers = cell["batch_size"] * cell["heads"] * cell["seq_len"] * cell["head_dim"]
+            moved = float(_TENSORS[cell["mode"]] * numbers * _BYTES[cell["hardware"]["dtype"]])
+    floor = max(flops / products, moved / copies)
+    return {
+        **ceiling,
+        "utilisation": flops / seconds / products if flops else None,
+        "floor_ms": floor * 1000 or None,
+        "floor_share": floor / seconds or None,
+    }
 
 
 def accuracy_columns(trained: dict[str, Any]) -> Row:

@@ -99,6 +99,11 @@ EFFICIENCY: Columns = {
     "flops": int,
     "flops_source": str,
     "gflops_per_s": float,
+    "matmul_gflops": float,
+    "copy_gb_per_s": float,
+    "utilisation": float,
+    "floor_ms": float,
+    "floor_share": float,
     "output_error": float,
 }
 

@@ -64,6 +64,14 @@ def capture_environment(cell: Cell, limits: Limits) -> dict[str, str]:
     return captured
 
 
+def measure_ceiling(cell: Cell, limits: Limits) -> dict[str, float]:
+    """What the cell's machine can do at most (bench/measure/ceiling.py); nothing where it cannot be measured."""
+    job = {"passes": ["ceiling"], "cell": cell.content(), "memory_limit_mib": None}
+    outcome = isolate.run(job, timeout_s=120.0, isolation=limits.isolation)
+    found: dict[str, float] = outcome.results.get("ceiling", {})
+    return found
+
+
 def run_cell(
     planned: Planned,
     limits: Limits,
@@ -145,6 +153,7 @@ def new_record(planned: Planned, environment: dict[str, str], run: str) -> dict[
         "budget_value": facts.budget_value,
         "degenerate": facts.degenerate,
         "baseline": BASELINE_METHOD.name,
+        "ceiling": {},
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "elapsed_s": 0.0,
         "overhead_s": 0.0,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from bench.cell import Cell
 from bench.collect import collect
 from bench.environment import env_id
-from bench.execute import Limits, capture_environment, new_record, run_cell
+from bench.execute import Limits, capture_environment, measure_ceiling, new_record, run_cell
 from bench.fingerprint import fingerprint
 from bench.plan import Planned, describe
 from bench.show import cell_line
@@ -103,6 +103,7 @@ class Work:
     exhausted: dict[str, dict[str, Any]]
     say: Callable[[str], None]
     bar: bool
+    ceilings: dict[tuple[str, str, int], dict[str, float]] = field(default_factory=dict)
 
     def run(self, pending: Sequence[Planned]) -> None:
         """Run every cell that no other worker has, and at the end those whose worker was lost."""
@@ -118,6 +119,13 @@ class Work:
             if not self._claimed(item):
                 holder = self.store.claims.holder(item.cell.cell_id) or "another worker"
                 self.summary.elsewhere.append(f"{item.cell.describe()}: {holder}")
+
+    def _ceiling(self, cell: Cell) -> dict[str, float]:
+        """What the cell's machine can do, measured once for each device, dtype and number of threads."""
+        key = (cell.hardware.device, cell.hardware.dtype, cell.hardware.threads)
+        if key not in self.ceilings:
+            self.ceilings[key] = measure_ceiling(cell, self.limits)
+        return self.ceilings[key]
 
     def _claimed(self, item: Planned) -> bool:
         """Run a cell unless another worker has it, or has done it meanwhile; whether it is done."""
@@ -138,7 +146,9 @@ class Work:
         else:
             checkpoint = self.store.checkpoint(item.cell.cell_id)
             with turn(item.cell), Steps(self.bar) as steps:
+                ceiling = self._ceiling(item.cell) if "latency" in item.cell.measure.passes else {}
                 record = run_cell(item, self.limits, self.environment, self.store.run, steps, checkpoint)
+            record["ceiling"] = ceiling
         self.store.write_record(record)
         if record["status"] in SETTLED:
             self.store.discard_checkpoint(item.cell.cell_id)

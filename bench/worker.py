@@ -24,7 +24,7 @@ from bench import environment
 from bench.case import build_case
 from bench.cell import Cell
 from bench.device import clock, why_unavailable
-from bench.measure import error, latency, memory
+from bench.measure import ceiling, error, latency, memory
 from bench.model import BASELINE_METHOD
 from bench.process import die_with_parent
 from bench.training import distributed, loop
@@ -84,6 +84,9 @@ PASSES: dict[str, Callable[[Cell, Job, Send], dict[str, Any]]] = {
     "memory": _memory,
     "error": lambda cell, job, send: error.measure(cell),
     "train": _train,
+    "ceiling": lambda cell, job, send: dict(
+        ceiling.measure(cell.hardware.device, cell.hardware.dtype, clock(cell.hardware.device))
+    ),
     "environment": lambda cell, job, send: dict(environment.capture(cell.hardware.device)),
 }
 
