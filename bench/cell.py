@@ -112,6 +112,8 @@ class Cell:
     model: Model | None = None
     task: Plugin | None = None
     train: Train | None = None
+    #: How the method's budget was chosen (bench/match.py); None where it was given.
+    match: str | None = None
     #: Where a task's files are: no part of what the cell says, so that the same data elsewhere are the same cell.
     data_dir: str | None = field(default=None, compare=False)
 

@@ -98,10 +98,9 @@ def jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
 
 def _cells(cfg: DictConfig, overrides: Sequence[str], composer: Composer) -> list[Any]:
     """The cells of one job: the grids of its sweep, or the one cell."""
-    from bench.plan import plan_cells, share, sweep_cells
-    from bench.resolve import cell_from_config
+    from bench.plan import cell_of, plan_cells, share, sweep_cells
 
-    cells = sweep_cells(cfg.sweep, overrides, composer) if cfg.sweep.grids else [cell_from_config(cfg)]
+    cells = sweep_cells(cfg.sweep, overrides, composer) if cfg.sweep.grids else [cell_of(cfg)]
     return share(plan_cells(cells), cfg.shard)
 
 

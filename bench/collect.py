@@ -108,6 +108,8 @@ def axes_of(cell: Cell, record: dict[str, Any]) -> Row:
         "budget_value": record.get("budget_value"),
         "degenerate": record.get("degenerate"),
         "method_params": cell.method.params_json,
+        "match": cell.match,
+        "match_reached": record.get("match_reached"),
         "task": cell.task.name if cell.task else "none",
         "model": cell.model.name if cell.model else "none",
         "layers": cell.model.layers if cell.model else 1,

@@ -31,6 +31,8 @@ AXES: Columns = {
     "budget_value": float,
     "degenerate": bool,
     "method_params": str,
+    "match": str,
+    "match_reached": float,
     "task": str,
     "model": str,
     "layers": int,

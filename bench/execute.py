@@ -16,6 +16,7 @@ from bench.cell import RECORD_VERSION, Cell
 from bench.environment import env_id
 from bench.errors import BenchError
 from bench.fingerprint import fingerprint
+from bench.match import reached
 from bench.model import BASELINE_METHOD
 from bench.plan import Planned
 
@@ -152,6 +153,7 @@ def new_record(planned: Planned, environment: dict[str, str], run: str) -> dict[
         "budget_name": facts.budget_name,
         "budget_value": facts.budget_value,
         "degenerate": facts.degenerate,
+        "match_reached": reached(cell) if facts.verdict is None else None,
         "baseline": BASELINE_METHOD.name,
         "ceiling": {},
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -18,6 +18,7 @@ from bench.build import Facts, facts
 from bench.cell import Cell
 from bench.compose import Composer, key_of
 from bench.errors import Refused
+from bench.match import matched
 from bench.resolve import cell_from_config
 from bench.schema import GROUPS
 
@@ -28,6 +29,11 @@ class Planned:
 
     cell: Cell
     facts: Facts
+
+
+def cell_of(cfg: DictConfig) -> Cell:
+    """The cell of one configuration, its budget chosen where that is asked for. Raises Refused."""
+    return matched(cell_from_config(cfg))
 
 
 def plan_cells(cells: Sequence[Cell]) -> list[Planned]:
@@ -56,7 +62,7 @@ def sweep_cells(sweep: DictConfig, user: Sequence[str], composer: Composer) -> l
     for name, axes in ((str(name), axes) for name, axes in grids.items()):
         if not isinstance(axes, dict) or not axes:
             raise Refused(f"sweep.grids.{name}: expected a mapping of axis to values, got {axes!r}")
-        cells += [cell_from_config(composer.compose(item)) for item in expand(axes, fixed)]
+        cells += [cell_of(composer.compose(item)) for item in expand(axes, fixed)]
     if not cells:
         raise Refused(f"sweep={sweep.name}: no cell is left after {' '.join(fixed)}")
     return cells

@@ -102,6 +102,7 @@ def cell_from_config(cfg: DictConfig) -> Cell:
         model=_model(cfg, heads * head_dim) if model_level else None,
         task=task,
         train=_train(cfg, batch_size, causal, processes) if "train" in passes else None,
+        match=cfg.match,
         data_dir=str(Path(cfg.task.data_dir).expanduser().absolute()) if task and cfg.task.data_dir else None,
     )
 

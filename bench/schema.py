@@ -221,6 +221,7 @@ class Config:
     level: Level | None = None
     mode: Mode = Mode.forward
     seed: int = 0
+    match: str | None = None
 
     run: str | None = None
     results_dir: str = "results"
