@@ -59,6 +59,8 @@ def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -
     if cell.level == "core":
         module: nn.Module = attention
         shape: tuple[int, ...] = (cell.batch_size, cell.heads, cell.seq_len, cell.head_dim)
+        if cell.mode == "decode":
+            inputs = None  # another case's are its token and its state
         inputs = inputs or [_gaussian(shape, generator, device, dtype) for _ in "qkv"]
     else:
         module = Mixer(attention).to(device=device, dtype=dtype)
@@ -78,24 +80,26 @@ def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -
 
 
 def _decode_case(cell: Cell, attention: Attention, inputs: list[Tensor]) -> Case:
-    """One token after seq_len others, always the same: a call gets a copy of the state that shares its memory."""
+    """One token after seq_len others, always the same: each call gets a copy of the state on the same memory."""
     q, k, v = inputs
-    token = [tensor[:, :, -1:].contiguous() for tensor in (q, k, v)]
+    last_q, last_k, last_v = (tensor[:, :, -1:].contiguous() for tensor in (q, k, v))
     with torch.no_grad():
         state = attention.start(cell.batch_size, q.device, q.dtype)
         state = attention.prefill(k[:, :, :-1], v[:, :, :-1], state)
-        _, state = attention.step(*token, state)  # leaves room for the next, which the copies share
+        _, state = attention.step(
+            last_q, last_k, last_v, state
+        )  # leaves room for the next, which the copies share
     parts = state if isinstance(state, tuple) else vars(state).values()
     held = [part for part in parts if isinstance(part, Tensor)]
 
     def step() -> object:
         with torch.no_grad():
-            return attention.step(*token, copy.copy(state))
+            return attention.step(last_q, last_k, last_v, copy.copy(state))
 
     return Case(
         call=step,
         module=attention,
-        inputs=[*token, *held],
+        inputs=[last_q, last_k, last_v, *held],
         tokens=cell.batch_size,
         state_bytes=cell.batch_size * attention.state_size(cell.seq_len) * held[0].element_size(),
     )

@@ -1,7 +1,7 @@
 """Budgets chosen so that methods cost alike: `match=flops:0.25` is a quarter of the baseline's operations.
 
-Quantities: `flops` of the measured call, `state`, the numbers held when decoding, `parameters` of the whole model.
-The budget that comes nearest (in ratio) is taken, of the values that a method allows; the row says what was reached.
+Quantities: `flops` of the measured call, `state`, the numbers held when decoding, `parameters` of the model. The
+budget that comes nearest (in ratio) is taken, of those that a method allows; the row says what was reached.
 """
 
 from __future__ import annotations

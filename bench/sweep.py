@@ -161,7 +161,7 @@ class Work:
 
 def _run_of(record: dict[str, Any] | None) -> tuple[Any, ...] | None:
     """What tells one run of a cell from another."""
-    return record and tuple(record[key] for key in ("run", "started_at", "elapsed_s"))
+    return None if record is None else tuple(record[key] for key in ("run", "started_at", "elapsed_s"))
 
 
 def _kind(cell: Cell) -> str:

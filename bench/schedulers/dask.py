@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from bench.errors import BenchError
 from bench.jobs import Needs
@@ -28,7 +29,7 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
     else:
         where = address
     with distributed.Client(where) as client:
-        pending = {}
+        pending: dict[Any, str] = {}
         for needs, cells in kinds.items():
             resources = {} if needs.device == "cpu" else {"resources": {"GPU": 1}}
             for cell in cells:

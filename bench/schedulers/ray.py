@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from bench.errors import BenchError
 from bench.jobs import Needs
@@ -22,7 +23,7 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
         raise BenchError("ray is not installed: pip install ray") from error
     ray.init(address=address, log_to_driver=False, configure_logging=False)
     try:
-        pending = {}
+        pending: dict[Any, str] = {}
         for needs, cells in kinds.items():
             task = ray.remote(run).options(
                 num_cpus=needs.cpus,

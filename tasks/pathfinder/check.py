@@ -162,9 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     accuracy, tested = told_apart(ours, theirs)
     above = (accuracy - 0.5) / np.sqrt(0.25 / tested)
     bad += above > LIMIT
-    print(
-        f"a linear classifier tells them apart: {accuracy:.3f} of {tested} ({above:+.1f} standard errors over 0.5)"
-    )
+    print(f"told apart by a linear classifier: {accuracy:.3f} of {tested} ({above:+.1f} standard errors over 0.5)")
     return 1 if bad else 0
 
 

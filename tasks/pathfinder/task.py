@@ -24,7 +24,8 @@ from tasks.splits import check_at_least, split_counts
 Mode = Literal["faithful", "isotropic"]
 
 _CHUNK = 500  # images between two looks at progress
-_SOURCES = ("tasks.pathfinder.task", "tasks.pathfinder.sprites", "tasks.pathfinder.growth", "tasks.seeds")
+_MODULES = ("task", "sprites", "canvas", "places", "growth")
+_SOURCES = (*(f"tasks.pathfinder.{name}" for name in _MODULES), "tasks.seeds")
 
 
 class Pathfinder(Task):
@@ -167,13 +168,15 @@ class Pathfinder(Task):
         ValueError when targets do not fit into the image.
         """
         from tasks.pathfinder import growth  # compiles: only to make images
+        from tasks.pathfinder.canvas import Rules
+        from tasks.pathfinder.places import beginnings
 
         discs = sprites.markers(self.marker_radius, self.scale, self.size)
         distractor_length = self.contour_length // 3
         kinds = []
         for margin in self.margins:
             dash = sprites.Dash(self.dash_length, self.dash_thickness, margin, self.scale)
-            rules = growth.Rules(
+            rules = Rules(
                 size=self.size,
                 border=self.border,
                 seed_distance=self.seed_distance,
@@ -188,7 +191,7 @@ class Pathfinder(Task):
                 outside_is_free=self.mode == "faithful",
             )
             shape = sprites.sprites(dash, isotropic=self.mode == "isotropic")
-            kinds.append((rules, shape, growth.beginnings(rules, shape)))
+            kinds.append((rules, shape, beginnings(rules, shape)))
 
         rng = generator(self.seed, "images")
         seen: set[bytes] = set()

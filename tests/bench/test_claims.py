@@ -122,7 +122,7 @@ def test_a_shard_that_is_none(shard: str) -> None:
 
 def test_measurements_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    cost, training = make_plan("method=linear", "method=linear task=mqar_mini")
+    cost, training = make_plan("method=linear", "method=linear task=mqar_mini seq_len=null")
     if cost.cell.table != "efficiency":
         cost, training = training, cost
     inside: list[str] = []

@@ -70,7 +70,7 @@ def test_levels_and_training_depend_on_more() -> None:
     lines = (
         "method=linear",
         "method=linear level=mixer",
-        "method=linear task=mqar_mini",
+        "method=linear task=mqar_mini seq_len=null",
         "method=linear seq_len=512",
     )
     core, mixer, task, longer = (fingerprint(make_plan(line)[0].cell) for line in lines)

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from tasks.pathfinder import Pathfinder, check, growth, sprites
+from tasks.pathfinder.canvas import Rules
+from tasks.pathfinder.places import beginnings
 from tests.tasks.pathfinder_oracle import Plain
 
 FEW = {"train_examples": 60, "dev_examples": 20, "test_examples": 20}
@@ -74,7 +76,7 @@ def test_images_equal_those_of_the_plain_generator(size: int, changes: dict[str,
     one = plain[0]
     dash = sprites.Dash(one.length, one.thickness, one.margin, one.scale)
     shape = sprites.sprites(dash, isotropic=not one.faithful)
-    rules = growth.Rules(
+    rules = Rules(
         size=size,
         border=one.border,
         seed_distance=one.seed_distance,
@@ -89,7 +91,7 @@ def test_images_equal_those_of_the_plain_generator(size: int, changes: dict[str,
         outside_is_free=one.faithful,
     )
     discs = sprites.markers(one.marker_radius, one.scale, size)
-    got = growth.grow(rules, shape, growth.beginnings(rules, shape), discs, seeds)
+    got = growth.grow(rules, shape, beginnings(rules, shape), discs, seeds)
     assert got.starts.tolist() == [p.starts for p in plain]
     assert got.distractors.tolist() == [p.fitted for p in plain]
     assert got.labels.tolist() == [label for _, label in want]
@@ -119,18 +121,18 @@ def test_statistics_of_the_isotropic_form() -> None:
 def test_distractors_that_fit(isotropic: bool, fitted: float) -> None:
     """As counted in the original program, and in its form without the preferred directions."""
     shape = sprites.sprites(sprites.Dash(2, 0.5, 1, 2), isotropic=isotropic)
-    rules = growth.Rules(32, 1, 7, 2, 1, 1.0, 14, 4, 5, 1.5, 2.0, not isotropic)
+    rules = Rules(32, 1, 7, 2, 1, 1.0, 14, 4, 5, 1.5, 2.0, not isotropic)
     seeds = np.arange(1000, dtype=np.uint64) * np.uint64(2**40)
-    got = growth.grow(rules, shape, growth.beginnings(rules, shape), sprites.markers(1.5, 2, 32), seeds)
+    got = growth.grow(rules, shape, beginnings(rules, shape), sprites.markers(1.5, 2, 32), seeds)
     assert got.distractors.mean() == pytest.approx(fitted, abs=0.15)
     assert got.distractors.max() == 5
     assert got.labels.mean() == pytest.approx(0.5, abs=0.06)
 
 
 def test_curves_do_not_depend_on_contrast_and_markers_shine() -> None:
-    rules = growth.Rules(32, 1, 7, 2, 1, 1.0, 14, 4, 0, 1.5, 2.0, False)
+    rules = Rules(32, 1, 7, 2, 1, 1.0, 14, 4, 0, 1.5, 2.0, False)
     shape = sprites.sprites(sprites.Dash(2, 0.5, 1, 2), isotropic=True)
-    begin, discs = growth.beginnings(rules, shape), sprites.markers(1.5, 2, 32)
+    begin, discs = beginnings(rules, shape), sprites.markers(1.5, 2, 32)
     seeds = np.arange(40, dtype=np.uint64)
     got = growth.grow(rules, shape, begin, discs, seeds)
     faint = growth.grow(rules._replace(target_contrast=0.2), shape, begin, discs, seeds)
