@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from bench.cell import Cell
 from bench.compose import Composer, hydra_context
 from bench.plan import Planned, plan_cells
 from bench.resolve import cell_from_config
+
+# a shell starts jobs in the background with SIGINT ignored, and so they pass it on; tests press Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Small and quick, whatever else a test asks for.
 FAST = ["seq_len=32", "heads=2", "head_dim=8", "measure.budget_s=0", "measure.min_rounds=3"]

@@ -1,6 +1,6 @@
 """Kills at any moment: no half record, no lost result, no orphan, and the same rows in the end.
 
-ATTNBENCH_KILLS=50 kills fifty times; three by default, for a whole sweep is started anew each time.
+ATTNBENCH_KILLS=50 kills fifty times; once by default, for a whole sweep is started anew each time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from bench.compose import Composer, hydra_context
 from bench.plan import plan_cells, sweep_cells
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("ATTNBENCH_KILLS", "3"))
-SWEEP = ["sweep=smoke", "task=none", "measure.budget_s=0.05"]
+KILLS = int(os.environ.get("ATTNBENCH_KILLS", "1"))
+SWEEP = ["sweep=smoke", "task=none", "mode=forward", "measure.budget_s=0.05"]
 
 
 def start(tmp_path: Path, *more: str) -> subprocess.Popen[str]:

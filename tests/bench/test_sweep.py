@@ -126,11 +126,20 @@ def test_longer_cells_than_one_that_ran_out_are_skipped(tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
-    plan = [*make_plan("method=sdpa"), *misbehaving("Hangs")]
     import threading
 
-    threading.Timer(4.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    summary = sweep(plan, Store(tmp_path, "interrupted"))
+    plan = [*make_plan("method=sdpa"), *misbehaving("Hangs")]
+    store = Store(tmp_path, "interrupted")
+
+    def press() -> None:
+        deadline = time.monotonic() + 60
+        while not list(store.cells.glob("*.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    summary = sweep(plan, store)
     assert summary.interrupted
     assert [record["cell"]["method"]["name"] for record in summary.records] == ["sdpa"]
     assert (tmp_path / "interrupted" / "efficiency.csv").exists()
