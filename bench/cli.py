@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,17 @@ def compose(overrides: Sequence[str]) -> tuple[DictConfig, list[Any], Any, str]:
         cfg = composer.compose(list(overrides))
         plan = _cells(cfg, overrides, composer)
     return cfg, plan, limits(cfg, cfg.isolation.value), _rerun(cfg)
+
+
+def parse_with_overrides(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """(options, overrides): what the parser does not know is Hydra's, unless it looks like an option."""
+    options, overrides = parser.parse_known_args(arguments)
+    unknown = [item for item in overrides if item.startswith("-")]
+    if unknown:
+        parser.error(f"{unknown[0]}: no such option")
+    return options, overrides
 
 
 def limits(cfg: DictConfig, isolation: str) -> Any:

@@ -22,7 +22,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path.cwd())]
 
 from tqdm import tqdm  # noqa: E402
 
-from bench.cli import compose  # noqa: E402
+from bench.cli import compose, parse_with_overrides  # noqa: E402
 from bench.errors import BenchError  # noqa: E402
 from bench.process import end_as_if_interrupted  # noqa: E402
 from bench.schema import register  # noqa: E402
@@ -42,10 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--at-most", type=int, metavar="N", help="slurm: jobs of an array that run at once")
     parser.add_argument("--address", help="ray, dask: of the cluster; default: one on this machine")
-    options, overrides = parser.parse_known_args(arguments)
-    unknown = [item for item in overrides if item.startswith("-")]
-    if unknown:
-        parser.error(f"{unknown[0]}: no such option")
+    options, overrides = parse_with_overrides(parser, arguments)
     register()
     end_as_if_interrupted()
     try:

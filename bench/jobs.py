@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 
 from bench.build import facts
@@ -72,10 +73,12 @@ def planned(store: Store, cell_ids: Iterable[str]) -> list[tuple[Planned, Limits
 
 def run_planned(store: Store, cell_ids: Sequence[str], own: Limits) -> list[str]:
     """Run published cells that are not done; a line for each that another worker has. No tables are written."""
-    left = []
+    alike: dict[Limits, list[Planned]] = defaultdict(list)  # one look at the machine for all of them
     for item, limits in planned(store, cell_ids):
-        within = Limits(own.isolation, limits.timeout_s, limits.memory_mib, limits.checkpoint_s)
-        left += run_plan([item], store, within, "none", bar=False, tables=False).elsewhere
+        alike[replace(limits, isolation=own.isolation)].append(item)
+    left = []
+    for limits, items in alike.items():
+        left += run_plan(items, store, limits, "none", bar=False, tables=False).elsewhere
     return left
 
 

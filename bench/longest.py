@@ -18,7 +18,7 @@ from typing import Any
 # see bench/run.py
 sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path.cwd())]
 
-from bench.cli import compose, jobs  # noqa: E402
+from bench.cli import compose, jobs, parse_with_overrides  # noqa: E402
 from bench.compose import hydra_context  # noqa: E402
 from bench.errors import BenchError, Refused  # noqa: E402
 from bench.process import end_as_if_interrupted  # noqa: E402
@@ -35,12 +35,10 @@ TOO_LONG = ("oom", "skipped")
 
 @dataclass(frozen=True)
 class Found:
-    """The longest length that ran and its record, and the shortest that did not; None where there is none."""
+    """The longest length that ran, and the shortest that did not; None where there is none."""
 
     longest: int | None
-    fits: dict[str, Any] | None
     shortest_failure: int | None
-    failure: dict[str, Any] | None
 
 
 def search(attempt: Callable[[int], dict[str, Any]], first: int = FIRST, up_to: int = UP_TO) -> Found:
@@ -48,26 +46,24 @@ def search(attempt: Callable[[int], dict[str, Any]], first: int = FIRST, up_to: 
 
     BenchError when a length ends in anything but `ok` or for want of memory.
     """
-    good: tuple[int, dict[str, Any]] | None = None
-    bad: tuple[int, dict[str, Any]] | None = None
+    good: int | None = None
+    bad: int | None = None
     length = first
     while bad is None and length <= up_to:
-        good, bad = _tried(attempt, length, good, bad)
+        good, bad = (length, bad) if _fits(attempt, length) else (good, length)
         length *= 2
-    while good is not None and bad is not None and bad[0] - good[0] > max(good[0] * PRECISION, 1):
-        step = max(1, 2 ** (int(good[0] * PRECISION).bit_length() - 1))
-        middle = good[0] + (bad[0] - good[0]) // 2 // step * step
-        good, bad = _tried(attempt, max(middle, good[0] + 1), good, bad)
-    return Found(*(good or (None, None)), *(bad or (None, None)))
+    while good is not None and bad is not None and bad - good > max(good * PRECISION, 1):
+        step = max(1, 2 ** (int(good * PRECISION).bit_length() - 1))
+        middle = max(good + (bad - good) // 2 // step * step, good + 1)
+        good, bad = (middle, bad) if _fits(attempt, middle) else (good, middle)
+    return Found(good, bad)
 
 
-def _tried(attempt: Callable[[int], dict[str, Any]], length: int, good: Any, bad: Any) -> tuple[Any, Any]:
+def _fits(attempt: Callable[[int], dict[str, Any]], length: int) -> bool:
     record = attempt(length)
-    if record["status"] == "ok":
-        return (length, record), bad
-    if record["status"] in TOO_LONG:
-        return good, (length, record)
-    raise BenchError(f"seq_len={length}: {record['status']}: {record['reason']}")
+    if record["status"] != "ok" and record["status"] not in TOO_LONG:
+        raise BenchError(f"seq_len={length}: {record['status']}: {record['reason']}")
+    return bool(record["status"] == "ok")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,10 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Arguments are those of bench/run.py; memory_limit_mib is needed.",
     )
     parser.add_argument("--up-to", type=int, default=UP_TO, metavar="N", help=f"no longer than this; {UP_TO}")
-    options, overrides = parser.parse_known_args(arguments)
-    unknown = [item for item in overrides if item.startswith("-")]
-    if unknown:
-        parser.error(f"{unknown[0]}: no such option")
+    options, overrides = parse_with_overrides(parser, arguments)
     register()
     end_as_if_interrupted()
     code = 0

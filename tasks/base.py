@@ -158,6 +158,11 @@ def joined(parts: Sequence[Examples]) -> Examples:
     )
 
 
+def majority_share(labels: Tensor) -> float:
+    """Share of the most frequent of the labels, whole numbers `[n]`: what no constant answer passes."""
+    return float(torch.bincount(labels).max()) / len(labels)
+
+
 def score(logits: Tensor, targets: Tensor) -> tuple[int, int]:
     """(correct, counted) over the targets that are not `IGNORE`; logits `[..., classes]`, targets `[...]`."""
     counted = targets != IGNORE

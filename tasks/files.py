@@ -9,10 +9,9 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tasks.base import Examples, SplitName, Task
+from tasks.base import Examples, SplitName, Task, majority_share
 from tasks.seeds import generator
 from tasks.sources import Source
 from tasks.splits import balanced_order, check_at_least
@@ -79,8 +78,7 @@ class FileTask(Task):
     @property
     def chance(self) -> float:
         """Share of the most frequent label of the test split."""
-        labels = self.examples("test").targets
-        return float(torch.bincount(labels).max()) / len(labels)
+        return majority_share(self.examples("test").targets)
 
     def examples(self, split: SplitName) -> Examples:
         """The whole split; targets int64 `[n]`."""

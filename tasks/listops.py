@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.base import Examples, SplitName, Task
+from tasks.base import Examples, SplitName, Task, majority_share
 from tasks.data import Table, cached, row_digests
 from tasks.seeds import generator
 from tasks.splits import check_at_least, split_counts
@@ -85,8 +85,7 @@ class ListOps(Task):
     @property
     def chance(self) -> float:
         """Share of the most frequent label of the test split: no constant answer scores more there."""
-        labels = self.examples("test").targets
-        return float(torch.bincount(labels).max()) / len(labels)
+        return majority_share(self.examples("test").targets)
 
     def examples(self, split: SplitName) -> Examples:
         """The whole split; tokens uint8 `[n, seq_len]`, targets int64 `[n]`, 0..9."""

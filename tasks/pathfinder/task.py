@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from tasks.base import Examples, SplitName, Task
+from tasks.base import Examples, SplitName, Task, majority_share
 from tasks.data import Table, cached, row_digests
 from tasks.pathfinder import sprites
 from tasks.seeds import generator
@@ -121,8 +121,7 @@ class Pathfinder(Task):
     @property
     def chance(self) -> float:
         """Share of the more frequent label of the test split."""
-        labels = self.examples("test").targets
-        return float(torch.bincount(labels).max()) / len(labels)
+        return majority_share(self.examples("test").targets)
 
     def examples(self, split: SplitName) -> Examples:
         """The whole split; tokens uint8 `[n, seq_len]`, row by row, targets int64 `[n]`."""
