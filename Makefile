@@ -41,8 +41,8 @@ peers: $(READY)  ## ours and third-party code side by side, paired with SDPA [AL
 selfbench: $(READY)  ## the harness's own speed against its limits [ARGS='--pairs 200']
 	@$(BIN)/python -m bench.selfbench $(ARGS)
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY)  ## run the tests, a process a core up to four
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .

@@ -60,6 +60,7 @@ class Train:
     grad_clip: float
     grad_clip_value: float
     accumulate: int
+    stratify: bool
     eval_every: int
     eval_batch_size: int
     patience: int | None

@@ -198,6 +198,7 @@ def _train(cfg: DictConfig, batch_size: int, causal: bool, processes: int) -> Tr
         grad_clip=train.grad_clip,
         grad_clip_value=train.grad_clip_value,
         accumulate=train.accumulate,
+        stratify=train.stratify,
         eval_every=train.eval_every,
         eval_batch_size=first(train.eval_batch_size, batch_size),
         patience=train.patience,

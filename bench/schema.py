@@ -147,6 +147,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     grad_clip_value: float = 0.0
     accumulate: int = 1
+    stratify: bool = False
     eval_every: int = 50
     eval_batch_size: int | None = None
     patience: int | None = None

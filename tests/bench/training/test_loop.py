@@ -59,6 +59,27 @@ def test_an_epoch_sees_every_example_once():
     assert Batches(rows, 99, 0, Group()).size == 12
 
 
+def test_stratified_batches_hold_the_shares_of_the_split():
+    classes = torch.tensor([0] * 70 + [1] * 40 + [2] * 10)
+    rows = Examples(torch.arange(120)[:, None], classes, torch.ones(120, dtype=torch.int64))
+    batches = Batches(rows, 24, 0, Group(), stratify=True)
+    for epoch in (0, 1):
+        taken = [batches.rows(5 * epoch + place) for place in range(5)]
+        assert sorted(torch.cat(taken).tolist()) == list(range(120))
+        for batch in taken:
+            counts = torch.bincount(classes[batch], minlength=3)
+            assert (counts - torch.tensor([14, 8, 2])).abs().max() <= 1
+    assert batches.rows(0).tolist() != batches.rows(5).tolist()
+    assert batches.rows(0).tolist() == Batches(rows, 24, 0, Group(), stratify=True).rows(0).tolist()
+
+
+def test_stratified_training_is_another_run_of_the_same_data():
+    plain, stratified = (train(small(of_task("Pair"), f"task.train.stratify={flag}"), quiet) for flag in ("false", "true"))
+    assert losses(plain) != losses(stratified)
+    with pytest.raises(ValueError, match="task.train.stratify=true: this task has a target a token"):
+        train(small(of_task("Ragged"), "task.train.stratify=true"), quiet)
+
+
 def test_evaluation_counts_every_target():
     model = torch.nn.Module()
     model.forward = lambda tokens, padding, global_mask: torch.nn.functional.one_hot(tokens[:, 0] % 3, 3).float()
