@@ -41,6 +41,7 @@ class Model:
     positions: str
     embedding_std: float
     pooling: str
+    pooled_norm: str
     classifier_dim: int
     reversible: bool
     ff_chunks: int

@@ -71,6 +71,10 @@ def cell_from_config(cfg: DictConfig) -> Cell:
     pooling = cfg.model.pooling.value
     if model_level and causal and pooling in ("cls", "first") and not (task_cls and task_cls.per_token):
         raise Refused(f"model.pooling={pooling}: with causal=true its row sees no other token; say last or mean")
+    train = _train(cfg, batch_size, causal, processes) if "train" in passes else None
+    split = train is not None and (train.accumulate > 1 or processes > 1)
+    if split and cfg.model.pooled_norm.value == "batch" and not (task_cls and task_cls.per_token):
+        raise Refused("model.pooled_norm=batch: needs whole batches, not pieces or shares; say model.pooled_norm=none")
     return Cell(
         method=method,
         seq_len=first(cfg.seq_len, cfg.task.seq_len, DEFAULT_SEQ_LEN),
@@ -101,7 +105,7 @@ def cell_from_config(cfg: DictConfig) -> Cell:
         ),
         model=_model(cfg, heads * head_dim) if model_level else None,
         task=task,
-        train=_train(cfg, batch_size, causal, processes) if "train" in passes else None,
+        train=train,
         match=cfg.match,
         data_dir=str(Path(cfg.task.data_dir).expanduser().absolute()) if task and cfg.task.data_dir else None,
     )
@@ -165,6 +169,7 @@ def _model(cfg: DictConfig, inner: int) -> Model:
         positions=model.positions.value,
         embedding_std=model.embedding_std,
         pooling=model.pooling.value,
+        pooled_norm=model.pooled_norm.value,
         classifier_dim=width if model.classifier_dim is None else model.classifier_dim,
         reversible=model.reversible,
         ff_chunks=model.ff_chunks,

@@ -76,6 +76,13 @@ class Pooling(Enum):
     last = "last"
 
 
+class PooledNorm(Enum):
+    """What is done to pooled vectors before the classifier: tasks/heads.py."""
+
+    none = "none"
+    batch = "batch"
+
+
 class Schedule(Enum):
     """How the learning rate goes, after a linear warm-up: bench/training/schedule.py."""
 
@@ -124,6 +131,7 @@ class ModelConfig:
     positions: Positions = Positions.learned
     embedding_std: float = 0.02
     pooling: Pooling = Pooling.mean
+    pooled_norm: PooledNorm = PooledNorm.none
     classifier_dim: int | None = None
     reversible: bool = False
     ff_chunks: int = 1

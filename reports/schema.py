@@ -43,6 +43,7 @@ _AXES: Kinds = {
     "dropout": "share",
     "positions": "text",
     "pooling": "text",
+    "pooled_norm": "text",
     "reversible": "flag",
     "ff_chunks": "whole",
     "seq_len": "count",

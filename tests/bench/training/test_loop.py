@@ -6,6 +6,7 @@ import torch
 from bench.build import facts
 from bench.case import build_case
 from bench.cell import derive_seed
+from bench.errors import Refused
 from bench.model import build_model, build_task
 from bench.training.batches import Batches
 from bench.training.distributed import Group
@@ -92,11 +93,17 @@ def test_evaluation_counts_every_target():
 @pytest.mark.parametrize("task", ["Ragged", "Pair"])
 @pytest.mark.parametrize("pretrain", ["none", "masked"])
 def test_accumulated_pieces_are_the_batch(task, pretrain):
-    overrides = [of_task(task), "hardware.dtype=float64", f"task.train.pretrain={pretrain}"]
+    overrides = [of_task(task), "hardware.dtype=float64", f"task.train.pretrain={pretrain}", "model.pooled_norm=none"]
     whole, pieces = (train(small(*overrides, f"task.train.accumulate={n}"), quiet) for n in (1, 4))
     assert losses(whole) == pytest.approx(losses(pieces), rel=1e-10)
     if pretrain != "none":
         assert whole["pretrain_loss"] == pytest.approx(pieces["pretrain_loss"], rel=1e-10)
+
+
+def test_whole_batches_are_needed_to_standardise_over_them():
+    with pytest.raises(Refused, match=r"^model.pooled_norm=batch: needs whole batches"):
+        small(of_task("Pair"), "task.train.accumulate=2")
+    small("task.train.accumulate=2")  # a task of one target a token pools nothing
 
 
 def test_too_many_pieces_for_the_data():
