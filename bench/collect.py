@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -146,7 +147,7 @@ def cost_columns(record: dict[str, Any]) -> Row:
     own, base = median(walls["method"]), median(walls["baseline"])
     rate, ratio = own.inverse(latency["tokens"]), speedup(latency["samples"])
     row: Row = {
-        "cpu_ms": median(cpus["method"]).value * 1000,
+        "cpu_ms": statistics.median(cpus["method"]) * 1000,
         "rounds": len(walls["method"]),
         "baseline": record["baseline"],
         "baseline_backend": latency["baseline_backend"],

@@ -104,18 +104,19 @@ class Store:
 
     def read(self, cell_id: str) -> dict[str, Any] | None:
         """The record of a cell, or None if there is none that can be read."""
-        path = self.cells / f"{cell_id}.json"
-        return parse_record(path) if path.exists() and complaint(path) is None else None
+        try:
+            return record_in(self.cells / f"{cell_id}.json")
+        except NoRecord:
+            return None
 
     def read_all(self) -> tuple[list[dict[str, Any]], list[str]]:
         """All records in order of their ids, and a line for every file that is none."""
         records, complaints = [], []
         for path in sorted(self.cells.glob("*.json")):
-            trouble = complaint(path)
-            if trouble is None:
-                records.append(parse_record(path))
-            else:
-                complaints.append(trouble)
+            try:
+                records.append(record_in(path))
+            except NoRecord as error:
+                complaints.append(str(error))
         return records, complaints
 
     def read_environments(self) -> dict[str, dict[str, str]]:
@@ -190,19 +191,23 @@ def parse_record(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def complaint(path: Path) -> str | None:
-    """Why a file is not one of our records, or None if it is."""
+class NoRecord(ValueError):
+    """A file that is not one of our records; the message says why, and what to do with it."""
+
+
+def record_in(path: Path) -> dict[str, Any]:
+    """The record in a file. Raises NoRecord."""
     advice = "move it away or delete it; its cell counts as not done"
     try:
         record = parse_record(path)
     except (ValueError, OSError) as error:
-        return f"{path}: not a readable record ({error}); {advice}"
+        raise NoRecord(f"{path}: not a readable record ({error}); {advice}") from error
     if not isinstance(record, dict) or any(key not in record for key in REQUIRED):
-        return f"{path}: not a record of this harness; {advice}"
+        raise NoRecord(f"{path}: not a record of this harness; {advice}")
     if record.get("record_version") != RECORD_VERSION:
-        return (
+        raise NoRecord(
             f"{path}: record version {record.get('record_version')}, this harness reads {RECORD_VERSION}; {advice}"
         )
     if record["cell_id"] != path.stem:
-        return f"{path}: holds the record of another cell, {record['cell_id']}; {advice}"
-    return None
+        raise NoRecord(f"{path}: holds the record of another cell, {record['cell_id']}; {advice}")
+    return record
