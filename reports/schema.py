@@ -77,6 +77,13 @@ _OUTCOME: Kinds = {
 _MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text"}
 
 
+#: What the timed part had of its cores.
+_USAGE: Kinds = {"cpu_share": "metric", "wait_share": "metric", "contended": "flag"}
+
+#: Columns that came later: a table without them is read as one where they are empty.
+OPTIONAL = frozenset(_USAGE)
+
+
 def _interval(column: str, kind: Kind) -> Kinds:
     return {column: kind, f"{column}_low": kind, f"{column}_high": kind}
 
@@ -95,6 +102,7 @@ TABLES: dict[str, Kinds] = {
         **_interval("speedup", "metric"),
         **_MEMORY,
         "output_error": "metric",
+        **_USAGE,
     },
     "errors": {
         **_IDENTITY,
@@ -122,6 +130,7 @@ TABLES: dict[str, Kinds] = {
         "step_ms": "metric",
         "train_tokens_per_s": "metric",
         **_MEMORY,
+        **_USAGE,
     },
     "breakdown": {
         **_IDENTITY,
