@@ -14,6 +14,7 @@ from torch.utils.benchmark import Timer
 
 from bench.case import Case
 from bench.cell import Measure
+from bench.measure.guard import unchanged
 from bench.measure.usage import Meter
 from bench.stats import is_known, speedups
 
@@ -29,8 +30,9 @@ def measure(
         "method": Turn(method, settings, threads, clock),
         "baseline": Turn(baseline, settings, threads, clock),
     }
-    for turn in subjects.values():
-        turn.warm_up()
+    for name, turn in subjects.items():
+        with unchanged(f"the {name}"):  # the timer puts the number of threads back
+            turn.warm_up()
     samples: list[dict[str, Any]] = []
     started, meter = time.perf_counter(), Meter()
     for index in range(settings.max_rounds):

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from typing import ClassVar
 
 import torch
 
@@ -107,3 +108,55 @@ class Keeps(Tiny):
         del buffer
         grown = q.flatten()[:1].expand(self.mib * 2**18).exp()  # exp keeps its result
         return q + grown.mean()
+
+
+class Forks(Tiny):
+    """Works, and leaves a child behind that holds all it was given; the file `mark` has the pids of all."""
+
+    def __init__(self, shape: Shape, *, mark: str, layer: int = 0, generator=None) -> None:
+        super().__init__(shape)
+        self.mark = mark
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+            os._exit(0)
+        with open(self.mark, "a") as handle:
+            handle.write(f"{pid}\n")
+        return super().forward(q, k, v)
+
+
+class Closes(Tiny):
+    """Closes every file it did not open, the harness's channel included."""
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        os.closerange(3, 512)
+        return super().forward(q, k, v)
+
+
+class Leaks(Tiny):
+    """Keeps 64 MiB of every call."""
+
+    kept: ClassVar[list[torch.Tensor]] = []
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        self.kept.append(torch.ones(16 * 2**20))
+        return super().forward(q, k, v)
+
+
+class Leaves(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        raise SystemExit("enough")
+
+
+class SetsThreads(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        return super().forward(q, k, v)
+
+
+class SetsDtype(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        torch.set_default_dtype(torch.float64)
+        return super().forward(q, k, v)
