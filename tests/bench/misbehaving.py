@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -122,7 +123,7 @@ class Forks(Tiny):
         if pid == 0:
             time.sleep(600)
             os._exit(0)
-        with open(self.mark, "a") as handle:
+        with Path(self.mark).open("a") as handle:
             handle.write(f"{pid}\n")
         return super().forward(q, k, v)
 
