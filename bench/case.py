@@ -19,13 +19,17 @@ from tasks.registry import IGNORE
 
 @dataclass
 class Case:
-    """`call` runs once; `module` holds the parameters. state_bytes: of a decoding state, spare room aside."""
+    """`call` runs once; `module` holds the parameters. state_bytes: of a decoding state, spare room aside.
+
+    `forward` is the first half of a training call: what it returns keeps alive all that the backward needs.
+    """
 
     call: Callable[[], object]
     module: nn.Module
     inputs: list[Tensor]
     tokens: int
     state_bytes: int | None = None
+    forward: Callable[[], object] | None = None
 
     @property
     def backend(self) -> str:
@@ -76,6 +80,7 @@ def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -
         module=module,
         inputs=inputs,
         tokens=tokens,
+        forward=(lambda: _graph(function, inputs)) if cell.mode == "train" else None,
     )
 
 
@@ -121,10 +126,14 @@ def _forward(function: Callable[..., Tensor], module: nn.Module, inputs: list[Te
 
 
 def _forward_backward(function: Callable[..., Tensor], module: nn.Module, inputs: list[Tensor]) -> object:
-    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    out = function(*leaves)
+    leaves, out = _graph(function, inputs)
     # grad() rather than backward(): nothing accumulates from call to call
     return torch.autograd.grad(out, [*leaves, *module.parameters()], torch.ones_like(out), allow_unused=True)
+
+
+def _graph(function: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    return leaves, function(*leaves)
 
 
 def _model_case(cell: Cell, method: Plugin) -> Case:
@@ -153,22 +162,28 @@ def _model_case(cell: Cell, method: Plugin) -> Case:
     optimiser = torch.optim.AdamW(model.parameters())
     model.train(cell.mode == "train")
 
-    def run() -> object:
+    def infer() -> object:
+        with precision.autocast(), torch.no_grad():
+            return function(ids, *masks)
+
+    def loss_now() -> Tensor:
         with precision.autocast():
-            if cell.mode == "forward":
-                with torch.no_grad():
-                    return function(ids, *masks)
-            loss = loss_of(function(ids, *masks), targets)
+            return loss_of(function(ids, *masks), targets)
+
+    def train() -> object:
+        loss = loss_now()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         return None
 
+    training = cell.mode == "train"
     return Case(
-        call=run,
+        call=train if training else infer,
         module=model,
         inputs=[ids, targets],
         tokens=ids.numel(),
+        forward=loss_now if training else None,
     )
 
 

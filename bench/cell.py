@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -122,9 +122,8 @@ class Cell:
     @cached_property
     def config_id(self) -> str:
         """The id of what is compared: the key that joins a cost to an accuracy."""
-        content = self.content()
         compared = ("method", "model", "seq_len", "heads", "head_dim", "causal")
-        return digest({key: content[key] for key in compared})
+        return digest({key: _plain(getattr(self, key)) for key in compared})
 
     @cached_property
     def cell_id(self) -> str:
@@ -133,9 +132,7 @@ class Cell:
 
     def content(self) -> dict[str, Any]:
         """Everything the cell says, as plain values."""
-        content = asdict(self)
-        del content["data_dir"]
-        return content
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.compare}
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> Cell:
@@ -177,6 +174,11 @@ class Cell:
         if self.seed:
             words.append(f"seed {self.seed}")
         return " ".join(words)
+
+
+def _plain(value: Any) -> Any:
+    """A part of a cell as plain values; parts hold no parts. `asdict` takes ten times as long."""
+    return vars(value).copy() if is_dataclass(value) else value
 
 
 def canonical(value: Any) -> str:

@@ -3,6 +3,8 @@
 A claim is a file beside the records that only one worker can create; its time is renewed while the cell runs.
 A claim that is no longer renewed is a lost worker's, and the cell is free again: at once where the worker was a
 process of this machine, after `LEASE_S` elsewhere. Times are the file system's own, so clocks need not agree.
+Clocks may jump: a claim that looks old is watched for longer than a living worker leaves it alone, and a process
+is known by its start since boot.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +23,13 @@ from pathlib import Path
 
 import psutil
 
+from bench.errors import StoreError, explained
+
 #: Seconds without renewal after which a worker of another machine counts as lost, and between two renewals.
 LEASE_S = 120.0
 BEAT_S = 15.0
+#: Beats that a claim which looks old is watched for.
+WATCHED = 1.5
 
 
 @cache
@@ -35,6 +42,15 @@ def _place() -> str:
     return "/".join(parts)
 
 
+def _born(pid: int) -> float:
+    """When a process started, on a clock that nobody sets. Raises psutil.NoSuchProcess."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return float(stat.rpartition(")")[2].split()[19])  # field 22, in ticks since boot
+    except OSError:  # no such process, or another system
+        return psutil.Process(pid).create_time()
+
+
 class Claims:
     """The claims of one run, in a folder of their own."""
 
@@ -42,6 +58,7 @@ class Claims:
         self.folder = folder
         self.lease_s, self.beat_s = lease_s, beat_s
         self.token = uuid.uuid4().hex
+        self._seen: dict[tuple[str, float], float] = {}  # claims that looked old: (name, renewed) -> since when
 
     @contextmanager
     def taken(self, cell_id: str) -> Iterator[bool]:
@@ -70,14 +87,15 @@ class Claims:
     def _take(self, path: Path) -> bool:
         if self._create(path):
             return True
-        if not self._lost(path):
+        judged = self._mark(path)
+        if judged is None or not self._lost(path):
             return False
         grave = path.with_name(f".{path.name}.{self.token}")
         try:
             path.rename(grave)  # one of several that see the same loss gets it
         except FileNotFoundError:
             return False
-        alive = not self._lost(grave)
+        alive = self._mark(grave) != judged
         if alive:  # taken anew between our look and our move: give it back
             with contextlib.suppress(FileExistsError):
                 os.link(grave, path)
@@ -85,21 +103,28 @@ class Claims:
         return not alive and self._create(path)
 
     def _create(self, path: Path) -> bool:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
-        me = psutil.Process()
+        except OSError as error:
+            with explained(path):
+                raise error
         owner = {
             "host": socket.gethostname(),
             "place": _place(),
-            "pid": me.pid,
-            "born": me.create_time(),
+            "pid": os.getpid(),
+            "born": _born(os.getpid()),
             "token": self.token,
         }
-        with os.fdopen(handle, "w") as file:
-            json.dump(owner, file)
+        try:
+            with explained(path), os.fdopen(handle, "w") as file:
+                json.dump(owner, file)
+        except StoreError:
+            path.unlink(missing_ok=True)
+            raise
         return True
 
     def _renew(self, path: Path, done: threading.Event) -> None:
@@ -119,13 +144,30 @@ class Claims:
         owner = self._owner(path)
         if owner.get("place") == _place():
             try:
-                return psutil.Process(int(str(owner["pid"]))).create_time() != owner["born"]
+                return _born(int(str(owner["pid"]))) != owner["born"]
             except psutil.NoSuchProcess:
                 return True
         try:
-            return self._now() - path.stat().st_mtime > self.lease_s
+            return self._now() - path.stat().st_mtime > self.lease_s and self._silent(path)
         except FileNotFoundError:
             return False
+
+    def _silent(self, path: Path) -> bool:
+        """Whether a claim that looks old is not renewed while we watch; all that are there are watched at once."""
+        for other in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                self._seen.setdefault((other.name, other.stat().st_mtime), time.monotonic())
+        renewed = path.stat().st_mtime
+        since = self._seen.setdefault((path.name, renewed), time.monotonic())
+        time.sleep(max(since + WATCHED * self.beat_s - time.monotonic(), 0.0))
+        return path.stat().st_mtime == renewed
+
+    def _mark(self, path: Path) -> tuple[object, float] | None:
+        """What tells a claim from one made or renewed later; None without one."""
+        try:
+            return self._owner(path).get("token"), path.stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     def _now(self) -> float:
         """The file system's time."""

@@ -18,10 +18,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from bench import torchrun
-from bench.compose import CONF, Composer, first_line, hydra_context
+from bench.compose import CONF, Composer, first_line, hydra_context, key_of
 from bench.errors import BenchError, Refused
 from bench.process import die_with_parent, end_as_if_interrupted
 from bench.schema import register
+
+#: Plans by the overrides of their job: what was planned to check a command line is what its jobs run.
+_plans: dict[tuple[str, ...], list[Any]] = {}
 
 #: The exit code that the jobs of this process came to; Hydra itself drops what a job returns.
 _exit_code = 0
@@ -62,7 +65,13 @@ def check(argv: Sequence[str]) -> None:
     with hydra_context():
         composer = Composer()
         for overrides in jobs(args.overrides, args.multirun):
-            _cells(composer.compose([*search, *overrides]), [*search, *overrides], composer)
+            plan = _cells(composer.compose([*search, *overrides]), [*search, *overrides], composer)
+            _plans[_of_task(overrides)] = plan
+
+
+def _of_task(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides of a job that are not Hydra's own."""
+    return tuple(item for item in overrides if not key_of(item).startswith("hydra"))
 
 
 def compose(overrides: Sequence[str]) -> tuple[DictConfig, list[Any], Any, str]:
@@ -132,8 +141,10 @@ def run_job(cfg: DictConfig) -> int:
     """Run what the configuration asks for and return the exit code."""
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    with hydra_context():
-        plan = _cells(cfg, overrides, Composer())
+    plan = _plans.pop(_of_task(overrides), None)
+    if plan is None:  # in a launcher's process, or a job that a file of Hydra's sweeper added
+        with hydra_context():
+            plan = _cells(cfg, overrides, Composer())
     nested = "BasicLauncher" not in str(hydra_config.launcher.get("_target_", "BasicLauncher"))
     isolation = "subprocess" if nested and cfg.isolation.value == "auto" else cfg.isolation.value
     if torchrun.follows():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
 from bench.cell import Cell, canonical
 from bench.columns import MEMORY, SCHEMA_VERSION, TABLES
+from bench.measure.usage import shares
 from bench.stats import by_subject, median, share, speedup
 from bench.store import Store
 
 Row = dict[str, Any]
+
+#: Share of its threads' time that a part waited for cores from which on its times are the machine's as well.
+CONTENDED = 0.05
 
 #: Long Range Arena's rule for comparable models: within 10 % of the plain Transformer's parameters.
 PARAMETERS_RATIO = (0.9, 1.1)
@@ -39,6 +44,11 @@ def outside(ratio: float | None) -> bool | None:
     """Whether a model has not about as many parameters as the baseline's; None where there is no model."""
     low, high = PARAMETERS_RATIO
     return None if ratio is None else not low <= ratio <= high
+
+
+def contended(wait_share: float | None) -> bool | None:
+    """Whether others evidently took the cores meanwhile; None where it is unknown."""
+    return None if wait_share is None else wait_share > CONTENDED
 
 
 def text(value: Any) -> str:
@@ -147,7 +157,7 @@ def cost_columns(record: dict[str, Any]) -> Row:
     own, base = median(walls["method"]), median(walls["baseline"])
     rate, ratio = own.inverse(latency["tokens"]), speedup(latency["samples"])
     row: Row = {
-        "cpu_ms": median(cpus["method"]).value * 1000,
+        "cpu_ms": statistics.median(cpus["method"]) * 1000,
         "rounds": len(walls["method"]),
         "baseline": record["baseline"],
         "baseline_backend": latency["baseline_backend"],
@@ -160,6 +170,7 @@ def cost_columns(record: dict[str, Any]) -> Row:
     ):
         row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     row |= ceiling_columns(record, own.value)
+    row |= usage_columns(record, row)
     if "flops" in record["cell"]["measure"]["passes"]:
         row |= {
             "flops": record["flops"],
@@ -167,6 +178,19 @@ def cost_columns(record: dict[str, Any]) -> Row:
             "gflops_per_s": record["flops"] / own.value / 1e9,
         }
     return row
+
+
+def usage_columns(record: dict[str, Any], row: Row) -> Row:
+    """What the rounds had of the cores; on other devices the CPU's share says nothing."""
+    hardware = record["cell"]["hardware"]
+    if hardware["device"] != "cpu":
+        return {}
+    waited = shares(record["results"]["latency"].get("usage", {}), hardware["threads"])["wait_share"]
+    return {
+        "cpu_share": row["cpu_ms"] / row["latency_ms"] / hardware["threads"],
+        "wait_share": waited,
+        "contended": contended(waited),
+    }
 
 
 #: Tensors the size of q that a core call reads or writes at least: q, k, v and the output; in training these, the
@@ -204,6 +228,7 @@ def accuracy_columns(trained: dict[str, Any]) -> Row:
     estimate = share(trained["correct"], trained["test_targets"])
     others = ("curve", "breakdown", "correct", "backend")
     kept = {key: value for key, value in trained.items() if key not in others}
+    kept["contended"] = contended(trained.get("wait_share"))
     return {**kept, "accuracy_low": estimate.low, "accuracy_high": estimate.high}
 
 

@@ -79,7 +79,13 @@ MEMORY: Columns = {
     "inputs_mib": float,
     "parameters_mib": float,
     "state_mib": float,
+    "activations_mib": float,
+    "temporary_mib": float,
+    "memory_note": str,
 }
+
+#: What the timed part had of its cores.
+USAGE: Columns = {"cpu_share": float, "wait_share": float, "contended": bool}
 
 EFFICIENCY: Columns = {
     "latency_ms": float,
@@ -108,6 +114,7 @@ EFFICIENCY: Columns = {
     "floor_ms": float,
     "floor_share": float,
     "output_error": float,
+    **USAGE,
 }
 
 ERRORS: Columns = {
@@ -142,6 +149,7 @@ ACCURACY: Columns = {
     "pretrain_s": float,
     "resumed": int,
     **MEMORY,
+    **USAGE,
 }
 
 CURVES: Columns = {

@@ -211,13 +211,12 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 def _kill(child: Child) -> None:
-    """Make sure that nothing of the child is left, its own children included."""
-    if child.wait(0.2) is not None:
-        return
+    """Make sure that nothing of the child is left: its own children too, which may outlive one that is done."""
+    child.wait(0.2)
     for target in (os.killpg, os.kill) if hasattr(os, "killpg") else (os.kill,):
         try:
             target(child.pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-        except (ProcessLookupError, PermissionError):
+        except (ProcessLookupError, PermissionError):  # gone, all of them
             continue
     child.wait(GRACE_S)
 

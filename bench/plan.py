@@ -14,12 +14,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bench.build import Facts, facts
+from bench.build import Facts, facts_of
 from bench.cell import Cell
 from bench.compose import Composer, key_of
 from bench.errors import Refused
 from bench.match import matched
-from bench.resolve import cell_from_config
+from bench.resolve import cell_from_config, cell_from_settings
 from bench.schema import GROUPS
 
 
@@ -39,7 +39,8 @@ def cell_of(cfg: DictConfig) -> Cell:
 def plan_cells(cells: Sequence[Cell]) -> list[Planned]:
     """Look at every cell once, drop repetitions, and put short cells first."""
     unique = {cell.cell_id: cell for cell in cells}
-    planned = [Planned(cell, facts(cell)) for cell in unique.values()]
+    found = facts_of(unique.values())
+    planned = [Planned(cell, facts) for cell, facts in zip(unique.values(), found, strict=True)]
     return sorted(planned, key=lambda item: (item.facts.work, item.cell.method.name, item.cell.cell_id))
 
 
@@ -62,7 +63,7 @@ def sweep_cells(sweep: DictConfig, user: Sequence[str], composer: Composer) -> l
     for name, axes in ((str(name), axes) for name, axes in grids.items()):
         if not isinstance(axes, dict) or not axes:
             raise Refused(f"sweep.grids.{name}: expected a mapping of axis to values, got {axes!r}")
-        cells += [cell_of(composer.compose(item)) for item in expand(axes, fixed)]
+        cells += [matched(cell_from_settings(composer.settings(item))) for item in expand(axes, fixed)]
     if not cells:
         raise Refused(f"sweep={sweep.name}: no cell is left after {' '.join(fixed)}")
     return cells

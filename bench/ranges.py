@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
+from operator import attrgetter
 
 from bench.errors import Refused
+from bench.schema import Config
 
 #: Key -> (smallest allowed, largest allowed); None is no bound.
 RANGES: dict[str, tuple[float, float | None]] = {
@@ -50,10 +51,12 @@ RANGES: dict[str, tuple[float, float | None]] = {
 }
 
 
-def check_ranges(cfg: DictConfig) -> None:
+_values = attrgetter(*RANGES)
+
+
+def check_ranges(cfg: Config) -> None:
     """Refuse the first value outside `RANGES`, by key, value and what is allowed."""
-    for key, (low, high) in RANGES.items():
-        value = OmegaConf.select(cfg, key)
+    for (key, (low, high)), value in zip(RANGES.items(), _values(cfg), strict=True):
         if value is not None and (value < low or (high is not None and value > high)):
             allowed = f">= {low:g}" if high is None else f"from {low:g} to {high:g}"
             raise Refused(f"{key}={value}: expected a number {allowed}")

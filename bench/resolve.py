@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 
 from bench import torchrun
 from bench.cell import Cell, Hardware, Measure, Model, Plugin, Train, canonical
+from bench.compose import typed
 from bench.errors import Refused
 from bench.plugin import check_parameters, defaults, load_class
 from bench.ranges import check_ranges
+from bench.schema import Config
 
 #: Constructor arguments that the harness gives, by kind.
 RESERVED = {"method": ("shape", "layer", "generator"), "task": ("seq_len", "seed", "data_dir")}
@@ -49,11 +53,17 @@ def task_class(target: str) -> type[Any]:
 
 def cell_from_config(cfg: DictConfig) -> Cell:
     """Resolve one configuration. Raises Refused with the key, the value and what is allowed."""
+    return cell_from_settings(typed(cfg))
+
+
+def cell_from_settings(cfg: Config) -> Cell:
+    """The same for a typed configuration."""
     check_ranges(cfg)
-    method, _ = _plugin(cfg.method, "method")
+    given = {str(key): value for key, value in cfg.method.items() if key not in ("name", "_target_")}
+    method, _ = _plugin("method", cfg.method.get("name"), cfg.method.get("_target_"), canonical(given))
     task, task_cls = (None, None)
     if cfg.task._target_ is not None:
-        task, task_cls = _plugin(cfg.task, "task")
+        task, task_cls = _plugin("task", cfg.task.name, cfg.task._target_, canonical(cfg.task.params))
     level = cfg.level.value if cfg.level is not None else "model" if task else "core"
     if task and level != "model":
         raise Refused(f"level={level}: a task needs a model; leave level out or say level=model")
@@ -116,23 +126,24 @@ def first(*choices: Any) -> Any:
     return next(choice for choice in choices if choice is not None)
 
 
-def _plugin(node: DictConfig, kind: str) -> tuple[Plugin, type[Any]]:
-    """The class a group names and its parameters, defaults filled in, so that spelling them changes no id."""
-    if OmegaConf.is_missing(node, "_target_") or not node.get("_target_"):
+@cache
+def _plugin(kind: str, name: str, target: str | None, given: str) -> tuple[Plugin, type[Any]]:
+    """The class a group names and its parameters, defaults filled in, so that spelling them changes no id.
+
+    given: the parameters as JSON. Once for all cells that say the same.
+    """
+    if not target or target == MISSING:
         raise Refused(f"{kind}._target_: missing; give a class as {kind}._target_=package.module.Class")
-    given = OmegaConf.to_container(node.params if kind == "task" else node, resolve=True)
-    assert isinstance(given, dict)
-    params = {str(key): value for key, value in given.items() if key not in ("name", "_target_")}
     try:
-        cls = method_class(node._target_) if kind == "method" else task_class(node._target_)
-        checked = check_parameters(cls, params, PREFIX[kind], RESERVED[kind])
+        cls = method_class(target) if kind == "method" else task_class(target)
+        checked = check_parameters(cls, json.loads(given), PREFIX[kind], RESERVED[kind])
     except ValueError as error:
         raise Refused(str(error)) from error
     full = {**defaults(cls, RESERVED[kind]), **checked}
-    return Plugin(node.name, f"{cls.__module__}.{cls.__qualname__}", canonical(full)), cls
+    return Plugin(name, f"{cls.__module__}.{cls.__qualname__}", canonical(full)), cls
 
 
-def _passes(cfg: DictConfig, level: str, task: bool) -> tuple[str, ...]:
+def _passes(cfg: Config, level: str, task: bool) -> tuple[str, ...]:
     """The passes asked for, checked against the cell; or all that fit it."""
     if cfg.mode.value == "decode":
         wanted = COST_PASSES if cfg.measure.passes is None else tuple(item.value for item in cfg.measure.passes)
@@ -156,7 +167,7 @@ def _passes(cfg: DictConfig, level: str, task: bool) -> tuple[str, ...]:
     return passes
 
 
-def _model(cfg: DictConfig, inner: int) -> Model:
+def _model(cfg: Config, inner: int) -> Model:
     """`inner` is heads x head_dim, the width unless one is given; the classifier's hidden layer follows it."""
     model = cfg.model
     width = inner if model.width is None else model.width
@@ -176,7 +187,7 @@ def _model(cfg: DictConfig, inner: int) -> Model:
     )
 
 
-def _train(cfg: DictConfig, batch_size: int, causal: bool, processes: int) -> Train:
+def _train(cfg: Config, batch_size: int, causal: bool, processes: int) -> Train:
     train = cfg.task.train
     pretrain = train.pretrain.value
     if pretrain == "causal" and not causal:
@@ -197,7 +208,7 @@ def _train(cfg: DictConfig, batch_size: int, causal: bool, processes: int) -> Tr
         lr=train.lr,
         schedule=train.schedule.value,
         warmup_steps=train.warmup_steps,
-        betas=tuple(train.betas),
+        betas=(train.betas[0], train.betas[1]),
         eps=train.eps,
         weight_decay=train.weight_decay,
         grad_clip=train.grad_clip,

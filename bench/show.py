@@ -26,6 +26,8 @@ def cell_line(record: dict[str, Any]) -> str:
         words.append(f"peak {quantity(row['peak_mib'])} MiB")
     if row.get("output_error") is not None:
         words.append(f"error {row['output_error']:.2g}")
+    if row.get("contended"):
+        words.append("machine not free")
     if row["parameters_flag"]:
         words.append(f"parameters x {row['parameters_ratio']:.2f}")
     return f"{head} {'  '.join(words)}"
@@ -55,6 +57,9 @@ def cell_table(record: dict[str, Any]) -> str:
     if row.get("backend"):
         lines.append(("backend", row["backend"]))
     if row.get("latency_ms") is not None:
+        if row.get("contended"):
+            waited = f"threads waited for a core {row['wait_share']:.0%} of the time"
+            lines.append(("machine", f"not free: {waited}; distrust the times, less so the speedup"))
         lines += [
             (
                 "time",
@@ -88,6 +93,9 @@ def cell_table(record: dict[str, Any]) -> str:
                 f" and {quantity(row['parameters_mib'])} of parameters ({row['peak_way']})",
             )
         )
+    if row.get("activations_mib") is not None:
+        kept, rest = quantity(row["activations_mib"]), quantity(row["temporary_mib"])
+        lines.append(("of it", f"{kept} MiB activations, kept for the backward, and {rest} temporary"))
     if row.get("flops") is not None:
         lines.append(("operations", f"{row['flops'] / 1e9:.3g} GFLOP, {quantity(row['gflops_per_s'])} GFLOP/s"))
     for found in record["results"].get("error", {}).get("errors", []):

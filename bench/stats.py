@@ -6,9 +6,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -36,22 +38,35 @@ def median(samples: Sequence[float], seed: int = 0) -> Estimate:
 
     Percentiles of few samples cover a little less than they say: with five the interval is their whole range, and
     that covers 94 %. Hence the floor on the number of rounds.
-    """
-    from scipy.stats import bootstrap
 
-    values = np.asarray(samples, dtype=float)
-    middle = float(np.median(values))
-    if np.ptp(values) == 0:
+    The numbers are those of `scipy.stats.bootstrap`, in a tenth of its time: which samples a resample draws does
+    not depend on their values, so that its median follows from how often it drew each.
+    """
+    values, count = np.asarray(samples, dtype=float), len(samples)
+    order = np.argsort(values)
+    ordered = values[order]
+    middle = float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+    if ordered[0] == ordered[-1]:
         return Estimate(middle, middle, middle)
-    found = bootstrap(
-        (values,),
-        np.median,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(middle, float(found.low), float(found.high))
+    below = np.zeros((2, RESAMPLES), dtype=np.int32)  # ranks of each resample's two middle draws, counted up
+    drawn = np.zeros(RESAMPLES, dtype=np.int32)
+    halves = np.array([[(count + 1) // 2], [count // 2 + 1]], dtype=np.int32)
+    for times in _times_drawn(count, seed)[order]:
+        drawn += times
+        below += drawn < halves
+    medians = np.sort(ordered[below].sum(axis=0) / 2)
+    outside = (1 - CONFIDENCE) / 2 * (RESAMPLES - 1)
+    low, high = np.interp([outside, RESAMPLES - 1 - outside], np.arange(RESAMPLES), medians)
+    return Estimate(middle, float(low), float(high))
+
+
+@lru_cache(maxsize=32)
+def _times_drawn(count: int, seed: int) -> NDArray[np.int32]:
+    """How often each of `count` samples is in each resample, `[count, RESAMPLES]`."""
+    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    cells = drawn + count * np.arange(RESAMPLES)[:, None]
+    times = np.bincount(cells.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count)
+    return np.ascontiguousarray(times.T.astype(np.int32))
 
 
 def share(successes: int, trials: int) -> Estimate:

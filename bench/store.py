@@ -7,7 +7,6 @@ A training cell that is not done has its checkpoint in results/<run>/checkpoints
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import os
 import tempfile
@@ -17,7 +16,7 @@ from typing import Any
 
 from bench.cell import RECORD_VERSION
 from bench.claims import Claims
-from bench.errors import StoreError
+from bench.errors import StoreError, explained
 
 REQUIRED = ("cell_id", "config_id", "env_id", "status", "reason", "cell", "results")
 
@@ -38,7 +37,7 @@ class Store:
 
     def open(self) -> None:
         """Make the folder, and find out now rather than after hours whether it can be written."""
-        with _explained(self.folder):
+        with explained(self.folder):
             for folder in (self.cells, self.environments, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.cells) as probe:
@@ -56,7 +55,7 @@ class Store:
 
     def write_planned(self, cell_id: str, entry: Mapping[str, Any]) -> None:
         """Keep what a worker needs to run a cell."""
-        with _explained(self.plan):
+        with explained(self.plan):
             self.plan.mkdir(exist_ok=True)
         self._replace(self.plan / f"{cell_id}.json", json.dumps(entry, sort_keys=True) + "\n")
 
@@ -72,7 +71,7 @@ class Store:
     def write_script(self, name: str, text: str) -> Path:
         """Put a scheduler's file into the run's folder."""
         folder = self.folder / "jobs"
-        with _explained(folder):
+        with explained(folder):
             folder.mkdir(exist_ok=True)
         self._replace(folder / name, text)
         return folder / name
@@ -86,7 +85,7 @@ class Store:
     def write_table(self, name: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write one CSV file whole; missing values are empty fields."""
         path = self.folder / f"{name}.csv"
-        with _explained(path), _Replacing(path) as handle:
+        with explained(path), _Replacing(path) as handle:
             writer = csv.DictWriter(handle, fieldnames=list(columns), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -104,18 +103,19 @@ class Store:
 
     def read(self, cell_id: str) -> dict[str, Any] | None:
         """The record of a cell, or None if there is none that can be read."""
-        path = self.cells / f"{cell_id}.json"
-        return parse_record(path) if path.exists() and complaint(path) is None else None
+        try:
+            return record_in(self.cells / f"{cell_id}.json")
+        except NoRecord:
+            return None
 
     def read_all(self) -> tuple[list[dict[str, Any]], list[str]]:
         """All records in order of their ids, and a line for every file that is none."""
         records, complaints = [], []
         for path in sorted(self.cells.glob("*.json")):
-            trouble = complaint(path)
-            if trouble is None:
-                records.append(parse_record(path))
-            else:
-                complaints.append(trouble)
+            try:
+                records.append(record_in(path))
+            except NoRecord as error:
+                complaints.append(str(error))
         return records, complaints
 
     def read_environments(self) -> dict[str, dict[str, str]]:
@@ -129,13 +129,13 @@ class Store:
         return found
 
     def _replace(self, path: Path, text: str) -> None:
-        with _explained(path), _Replacing(path) as handle:
+        with explained(path), _Replacing(path) as handle:
             handle.write(text)
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
     """Put a file in place in one step, or leave the one that is there. Raises StoreError."""
-    with _explained(path), _Replacing(path, "wb") as handle:
+    with explained(path), _Replacing(path, "wb") as handle:
         handle.write(content)
 
 
@@ -165,44 +165,29 @@ class _Replacing:
             self.temporary.unlink(missing_ok=True)
 
 
-class _explained:  # noqa: N801 - reads as a word of its own in a with statement
-    """Turn a failure of the file system into one line that says what to do."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        cause = error.strerror or str(error)
-        advice = "choose another folder with results_dir=PATH"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "free some space and run the same command again: finished cells are kept"
-        raise StoreError(f"cannot write {self.path}: {cause}; {advice}") from error
-
-
 def parse_record(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
 
 
-def complaint(path: Path) -> str | None:
-    """Why a file is not one of our records, or None if it is."""
+class NoRecord(ValueError):
+    """A file that is not one of our records; the message says why, and what to do with it."""
+
+
+def record_in(path: Path) -> dict[str, Any]:
+    """The record in a file. Raises NoRecord."""
     advice = "move it away or delete it; its cell counts as not done"
     try:
         record = parse_record(path)
     except (ValueError, OSError) as error:
-        return f"{path}: not a readable record ({error}); {advice}"
+        raise NoRecord(f"{path}: not a readable record ({error}); {advice}") from error
     if not isinstance(record, dict) or any(key not in record for key in REQUIRED):
-        return f"{path}: not a record of this harness; {advice}"
+        raise NoRecord(f"{path}: not a record of this harness; {advice}")
     if record.get("record_version") != RECORD_VERSION:
-        return (
+        raise NoRecord(
             f"{path}: record version {record.get('record_version')}, this harness reads {RECORD_VERSION}; {advice}"
         )
     if record["cell_id"] != path.stem:
-        return f"{path}: holds the record of another cell, {record['cell_id']}; {advice}"
-    return None
+        raise NoRecord(f"{path}: holds the record of another cell, {record['cell_id']}; {advice}")
+    return record

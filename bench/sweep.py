@@ -84,7 +84,8 @@ def run_plan(
         summary.interrupted = True
     if tables:
         summary.complaints = collect(store)
-    found = (store.read(item.cell.cell_id) for item in plan)
+    ran = {item.cell.cell_id for item in pending}
+    found = ((store.read(cell_id) if cell_id in ran else record) for cell_id, record in stored.items())
     summary.records = [record for record in found if record is not None]
     return summary
 

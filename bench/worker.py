@@ -25,6 +25,7 @@ from bench.case import build_case
 from bench.cell import Cell
 from bench.device import clock, why_unavailable
 from bench.measure import ceiling, error, latency, memory
+from bench.measure.guard import unchanged
 from bench.model import BASELINE_METHOD
 from bench.process import die_with_parent
 from bench.training import distributed, loop
@@ -47,7 +48,8 @@ def work(job: Job, send: Send) -> None:
             raise Unsupported(missing)
         for name in job["passes"]:
             started = time.perf_counter()
-            value = PASSES[name](cell, job, send)
+            with unchanged():
+                value = PASSES[name](cell, job, send)
             send({"event": "result", "pass": name, "value": value, "seconds": time.perf_counter() - started})
         send({"event": "done"})
     except BaseException as failure:

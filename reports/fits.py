@@ -13,8 +13,12 @@ from scipy.stats import linregress, t
 #: Below this length fixed overhead, not the algorithm, sets the time.
 SHORTEST = 512
 _FEWEST = 3
+#: No law is trusted further than so many times the longest measured length.
+FURTHEST = 16
 
-Verdict = Literal["crosses", "always faster", "no difference", "not within the measured range", "baseline"]
+Verdict = Literal[
+    "crosses", "always faster", "no difference", "not within the measured range", "extrapolated", "baseline"
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,31 @@ def crossover(
     if value is None:
         return Crossover("not within the measured range")
     return Crossover("crosses", value, low=_crossing([(n, high) for n, _, _, high in points]), high=latest)
+
+
+def extrapolated(lengths: Sequence[float], speedups: Sequence[float]) -> Crossover | None:
+    """Where the line through the logarithms passes 1 beyond the longest length, at most `FURTHEST` times it.
+
+    The interval is where its 95 % band passes 1 (Fieller). None with fewer than three lengths, where the line does
+    not evidently rise, or where it passes elsewhere.
+    """
+    pairs = [(math.log(n), math.log(s)) for n, s in zip(lengths, speedups, strict=True) if n >= SHORTEST and s > 0]
+    if len({x for x, _ in pairs}) < _FEWEST:
+        return None
+    xs, ys = zip(*pairs, strict=True)
+    fit, count = linregress(xs, ys), len(pairs)
+    slope, middle, height = float(fit.slope), sum(xs) / count, sum(ys) / count
+    noise = (float(t.ppf(0.975, count - 2)) * float(fit.stderr)) ** 2
+    rise = slope**2 - noise
+    if slope <= 0 or rise <= 0:
+        return None
+    value = middle - height / slope
+    if not max(xs) < value <= max(xs) + math.log(FURTHEST):
+        return None
+    spread = noise * sum((x - middle) ** 2 for x in xs) / count
+    root = math.sqrt(max((height * slope) ** 2 - rise * (height**2 - spread), 0.0))
+    low, high = (middle + (-height * slope + sign * root) / rise for sign in (-1, 1))
+    return Crossover("extrapolated", math.exp(value), math.exp(low), math.exp(high))
 
 
 def _crossing(curve: Sequence[tuple[float, float]]) -> float | None:

@@ -73,4 +73,20 @@ def noise_sentences(run: Run) -> list[str]:
             f"From round to round the baseline's time spreads by {percent(spread)} % (interquartile range over "
             f"median, median over cells), which the pairing of rounds takes out."
         )
+    return [*lines, *contention_sentences(run)]
+
+
+def contention_sentences(run: Run) -> list[str]:
+    """How many rows were timed while others had the cores, as far as that is known; none where none was."""
+    lines = []
+    for table, what in ((run.efficiency, "cost cell"), (run.accuracy, "training run")):
+        known = table[table["contended"].notna()]
+        busy = known[known["contended"].astype(bool)]
+        if len(busy):
+            methods = ", ".join(sorted(set(busy["method"])))
+            lines.append(
+                f"The machine was not free for {len(busy)} of {plural(len(known), what)}: threads waited for a "
+                f"core more than 5 % of the time, at most {percent(float(busy['wait_share'].max()))} %. "
+                f"Distrust the absolute times of {methods} there; speedups are paired."
+            )
     return lines

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from reports.schema import STATUSES, SUPPORTED_VERSION, TABLES, UNIQUE, Kind, Kinds
+from reports.schema import OPTIONAL, STATUSES, SUPPORTED_VERSION, TABLES, UNIQUE, Kind, Kinds
 
 #: How far below 0 float32 leaves a sum of logarithms that cancel.
 _ROUNDING = 1e-5
@@ -41,7 +41,7 @@ def read_table(path: Path, table: str) -> pd.DataFrame:
     rows = list(lines)
     _check_shape(path, header, rows)
     _check_version(path, header, rows)
-    _require(path, header, kinds)
+    _require(path, header, [name for name in kinds if name not in OPTIONAL])
     columns = {name: _read_column(path, header, rows, name, kind) for name, kind in kinds.items()}
     _check_unique(path, table, rows, columns)
     return _frame(columns, kinds)
@@ -72,7 +72,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ReportError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from error
 
 
-def _require(path: Path, header: Sequence[str], names: Sequence[str] | Kinds) -> None:
+def _require(path: Path, header: Sequence[str], names: Sequence[str]) -> None:
     missing = [name for name in names if name not in header]
     if missing:
         raise ReportError(f"{path}: missing column {', '.join(missing)}")
@@ -98,6 +98,8 @@ def _check_version(path: Path, header: Sequence[str], rows: list[tuple[int, list
 def _read_column(
     path: Path, header: Sequence[str], rows: list[tuple[int, list[str]]], name: str, kind: Kind
 ) -> list[object]:
+    if name not in header:
+        return [read_value("", kind) for _ in rows]
     place = header.index(name)
     values: list[object] = []
     for line, row in rows:

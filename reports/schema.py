@@ -78,6 +78,13 @@ _OUTCOME: Kinds = {
 _MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text"}
 
 
+#: What the timed part had of its cores.
+_USAGE: Kinds = {"cpu_share": "metric", "wait_share": "metric", "contended": "flag"}
+
+#: Columns that came later: a table without them is read as one where they are empty.
+OPTIONAL = frozenset(_USAGE)
+
+
 def _interval(column: str, kind: Kind) -> Kinds:
     return {column: kind, f"{column}_low": kind, f"{column}_high": kind}
 
@@ -96,6 +103,7 @@ TABLES: dict[str, Kinds] = {
         **_interval("speedup", "metric"),
         **_MEMORY,
         "output_error": "metric",
+        **_USAGE,
     },
     "errors": {
         **_IDENTITY,
@@ -123,6 +131,7 @@ TABLES: dict[str, Kinds] = {
         "step_ms": "metric",
         "train_tokens_per_s": "metric",
         **_MEMORY,
+        **_USAGE,
     },
     "breakdown": {
         **_IDENTITY,

@@ -14,21 +14,27 @@ from torch.utils.benchmark import Timer
 
 from bench.case import Case
 from bench.cell import Measure
+from bench.measure.guard import unchanged
+from bench.measure.usage import Meter
 from bench.stats import is_known, speedups
 
 
 def measure(
     method: Case, baseline: Case, settings: Measure, threads: int, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """Time both cases; returns `samples`, one dict a block: round, position, subject, wall_s, cpu_s, calls."""
+    """Time both cases; returns `samples`, one dict a block: round, position, subject, wall_s, cpu_s, calls.
+
+    `usage` is what the rounds as a whole had of the cores (bench/measure/usage.py).
+    """
     subjects = {
         "method": Turn(method, settings, threads, clock),
         "baseline": Turn(baseline, settings, threads, clock),
     }
-    for turn in subjects.values():
-        turn.warm_up()
+    for name, turn in subjects.items():
+        with unchanged(f"the {name}"):  # the timer puts the number of threads back
+            turn.warm_up()
     samples: list[dict[str, Any]] = []
-    started = time.perf_counter()
+    started, meter = time.perf_counter(), Meter()
     for index in range(settings.max_rounds):
         # stop after a pair of rounds, so that each subject went first as often as the other
         if index >= settings.min_rounds and index % 2 == 0:
@@ -40,6 +46,7 @@ def measure(
             samples.append({"round": index, "position": position, "subject": name, **subjects[name].block()})
     return {
         "samples": samples,
+        "usage": meter.lap(),
         "backend": method.backend,
         "baseline_backend": baseline.backend,
         "tokens": method.tokens,

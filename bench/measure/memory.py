@@ -26,19 +26,51 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def measure(case: Case, device: str, way: str) -> dict[str, Any]:
-    """`peak_mib`, `peak_way`, `inputs_mib`, `parameters_mib` of one call."""
+    """`peak_mib`, `peak_way`, `inputs_mib`, `parameters_mib` of one call, and the parts of the peak."""
     chosen = choose(device, way)
     peak = {"cuda_allocator": _cuda, "high_water": _high_water, "profiler": _profiler}[chosen]
     prepare(chosen)
     case.call()
+    peak_mib = peak(case.call) / MIB
     return {
-        "peak_mib": peak(case.call) / MIB,
+        "peak_mib": peak_mib,
+        **_parts(case, chosen, peak_mib),
         "peak_way": chosen,
         "inputs_mib": case.inputs_bytes / MIB,
         "parameters_mib": case.parameters_bytes / MIB,
         "state_mib": None if case.state_bytes is None else case.state_bytes / MIB,
         "backend": case.backend,
     }
+
+
+def _parts(case: Case, way: str, peak_mib: float) -> dict[str, Any]:
+    """`activations_mib`, what the forward leaves for the backward, and `temporary_mib`, the rest of the peak."""
+    if case.state_bytes is not None:
+        return {"memory_note": "no activations: a decoding step keeps a state, and nothing for a backward"}
+    if case.forward is None:
+        return {"memory_note": "no activations: nothing is kept for a backward", "temporary_mib": peak_mib}
+    kept = min(held(case.forward, way) / MIB, peak_mib)
+    return {"activations_mib": kept, "temporary_mib": peak_mib - kept}
+
+
+def held(forward: Callable[[], object], way: str) -> float:
+    """Bytes that are there after a forward and would not be without it, its result still referred to."""
+    if way == "profiler":
+        return _counted(forward)[1]
+    before = _now(way)
+    result = forward()
+    after = _now(way)
+    del result
+    return max(after - before, 0)
+
+
+def _now(way: str) -> float:
+    """Bytes held at this moment."""
+    if way == "cuda_allocator":
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+    ctypes.CDLL(None).malloc_trim(0)
+    return _resident_bytes("VmRSS")
 
 
 def choose(device: str, way: str) -> str:
@@ -68,30 +100,35 @@ def _high_water(call: Callable[[], object]) -> float:
     ctypes.CDLL(None).malloc_trim(0)
     before = _resident_bytes("VmRSS")
     CLEAR.write_text("5")  # reset VmHWM to VmRSS
-    held = call()  # the output counts, so it must live until the mark is read
+    result = call()  # the output counts, so it must live until the mark is read
     peak = _resident_bytes("VmHWM")
-    del held
+    del result
     return max(peak - before, 0)
 
 
 def _profiler(call: Callable[[], object]) -> float:
+    return _counted(call)[0]
+
+
+def _counted(call: Callable[[], object]) -> tuple[float, float]:
+    """(most bytes at a time, bytes held at the end), both beyond what was there before."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        held = call()
-    del held
+        result = call()
     current = peak = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             current += event.nbytes()
             peak = max(peak, current)
-    return peak
+    del result
+    return peak, current
 
 
 def _cuda(call: Callable[[], object]) -> float:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    held = call()
+    result = call()
     torch.cuda.synchronize()
-    del held
+    del result
     return torch.cuda.max_memory_allocated() - before

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from bench.cell import Cell
+from bench.measure.usage import Usage, shares
 from tasks.registry import Task
 
 
@@ -20,6 +21,7 @@ class History:
 
     step: steps done. elapsed_s: wall time, evaluations included, without what a kill lost.
     step_s: for each stretch between two evaluations, the mean seconds a step.
+    usage: what these steps had of the cores.
     best: the state dict of the best dev step.
     """
 
@@ -27,6 +29,7 @@ class History:
     elapsed_s: float = 0.0
     train_loss: float = math.nan
     step_s: list[float] = field(default_factory=list)
+    usage: Usage = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     best_accuracy: float = -1.0
     best_step: int = 0
@@ -84,5 +87,6 @@ def result(
         "pretrain_steps": pretrained.step,
         "pretrain_loss": pretrained.train_loss if with_pretraining else None,
         "pretrain_s": pretrained.elapsed_s if with_pretraining else None,
+        **shares(trained.usage, cell.hardware.threads),
         "curve": trained.curve,
     }

@@ -16,6 +16,7 @@ from torch import Tensor
 from bench.breakdown import Breakdown
 from bench.cell import Cell, derive_seed
 from bench.device import clock
+from bench.measure.usage import Meter, add
 from bench.model import backends, build_model, build_task
 from bench.training.batches import Batches, Objective
 from bench.training.checkpoint import Checkpoints
@@ -112,7 +113,7 @@ class _Run:
         """
         losses: list[Tensor] = []
         seed, every = derive_seed(self.cell.seed, phase), self.settings.eval_every
-        self.mark = self.now()
+        self.mark, meter = self.now(), Meter()
         for step in range(history.step, learner.steps):
             seed_step(seed, step, self.group)
             losses.append(learner.step(batches, step))
@@ -121,6 +122,7 @@ class _Run:
             history.train_loss = self.group.sums([float(torch.stack(losses).mean())])[0]
             history.step = step + 1
             history.step_s.append(self._lap(history) / len(losses))
+            history.usage = add(history.usage, meter.lap())
             losses.clear()
             if not math.isfinite(history.train_loss):
                 lr = f"task.train.lr={self.settings.lr:g}"
@@ -130,6 +132,7 @@ class _Run:
                 self._lap(history)
                 self.checkpoints.save(self._state(phase, learner, history))
             self._lap(history)
+            meter.lap()
 
     def _lap(self, history: History) -> float:
         """Add the seconds since the last call to the history, and return them."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
-from reports.fits import SHORTEST, Crossover, Estimate, crossover, exponent
+from reports.fits import SHORTEST, Crossover, Estimate, crossover, exponent, extrapolated
 from reports.load import Run
 from reports.points import Point, cost_points, modes, ordered_series
 from reports.tables.base import Cell, Table
@@ -12,6 +14,8 @@ from reports.tables.grid import grid
 from reports.text import DASH, TIMES, length, plural
 
 _BOLD = "Bold: the best of a column, where its interval overlaps no other. "
+#: How far a peak's reading may be off (docs/metrics.md), which is the interval of a ratio of two.
+_READING = 0.02
 _DEGENERATE = "°: this configuration equals full attention. Brackets: 95 % interval."
 
 #: name -> column, title, unit, and whether higher is better
@@ -54,6 +58,7 @@ def _fits(run: Run, suffix: str) -> Table:
         column: cost_points(frame, column, ("mode", "seq_len")) for column in ("latency_ms", "peak_mib", "speedup")
     }
     baselines = set(frame["baseline"])
+    by_column["saving"] = _savings(by_column["peak_mib"], baselines)
     rows, facts = [], []
     for mode in modes(frame):
         for series, method in ordered_series(frame):
@@ -62,24 +67,29 @@ def _fits(run: Run, suffix: str) -> Table:
                 for column, points in by_column.items()
             }
             time, memory = (_exponent(lines[column]) for column in ("latency_ms", "peak_mib"))
-            cross = Crossover("baseline") if method in baselines else _crossover(lines["speedup"])
+            crossings = {
+                column: Crossover("baseline") if method in baselines else _crossover(lines[column])
+                for column in ("speedup", "saving")
+            }
             rows.append(
                 (
                     Cell(series),
                     Cell(mode),
                     _exponent_cell(time),
                     _exponent_cell(memory),
-                    _crossover_cell(cross, lines["speedup"]),
+                    *(_crossover_cell(cross, lines[column]) for column, cross in crossings.items()),
                 )
             )
-            facts.append({"series": series, "method": method, "mode": mode, **_facts(time, memory, cross)})
+            facts.append({"series": series, "method": method, "mode": mode, **_facts(time, memory, crossings)})
     return Table(
         f"exponents{suffix}",
         "Scaling exponents and crossover lengths",
         f"Exponent: cost grows as length to this power, by least squares over at least three lengths from "
         f"{SHORTEST} tokens, without configurations that equal full attention. Crossover: the length from "
-        f"which the method is faster than SDPA, interpolated between measured lengths. Brackets: 95 % interval.",
-        ("method", "mode", "time exponent", "memory exponent", "crossover with SDPA"),
+        f"which the method is faster than SDPA, or its peak lower, interpolated between measured lengths; after ~ "
+        f"extrapolated by the law that at least three lengths follow. Brackets: 95 % interval; of a memory "
+        f"crossover, what follows from readings of peaks that may be {100 * _READING:.0f} % off.",
+        ("method", "mode", "time exponent", "memory exponent", "crossover with SDPA", "memory crossover"),
         tuple(rows),
         pd.DataFrame(facts),
     )
@@ -97,13 +107,24 @@ def _exponent(line: list[Point]) -> Estimate | None:
     return exponent([_length(point) for point in line], [point.value for point in line])
 
 
+def _savings(peaks: list[Point], baselines: set[str]) -> list[Point]:
+    """The baseline's peak over that of each point, at the same place: above 1 the method needs less."""
+    base = {point.place: point.value for point in peaks if point.method in baselines and point.measured}
+    off = (1 + _READING) / (1 - _READING)
+    return [
+        replace(point, value=ratio, low=ratio / off, high=ratio * off)
+        for point in peaks
+        if point.place in base and point.value > 0
+        for ratio in [base[point.place] / point.value]
+    ]
+
+
 def _crossover(line: list[Point]) -> Crossover:
-    return crossover(
-        [_length(point) for point in line],
-        [point.value for point in line],
-        [point.low for point in line],
-        [point.high for point in line],
-    )
+    lengths, values = [_length(point) for point in line], [point.value for point in line]
+    found = crossover(lengths, values, [point.low for point in line], [point.high for point in line])
+    if found.verdict == "not within the measured range":
+        return extrapolated(lengths, values) or found
+    return found
 
 
 def _exponent_cell(fit: Estimate | None) -> Cell:
@@ -120,25 +141,35 @@ def _crossover_cell(cross: Crossover, line: list[Point]) -> Cell:
     if cross.verdict == "baseline":
         return Cell("baseline", note="timed against itself; see noise")
     if cross.verdict == "always faster":
-        return Cell(f"below {shortest}, the shortest measured", note="faster at every measured length")
+        return Cell(f"below {shortest}, the shortest measured", note="better at every measured length")
     if cross.verdict == "no difference":
-        return Cell("no difference", note="every speedup interval covers 1")
+        return Cell("no difference", note="every interval covers 1")
     if cross.value is None:
         return Cell(f"not within {shortest} to {longest}", note=cross.verdict)
+    if cross.verdict == "extrapolated":
+        low, high = (_rounded(end) if end is not None else DASH for end in (cross.low, cross.high))
+        return Cell(f"~{_rounded(cross.value)} [{low}, {high}]", "number", note=f"extrapolated beyond {longest}")
     low = length(cross.low) if cross.low else f"below {shortest}"
     high = length(cross.high) if cross.high else f"above {longest}"
     return Cell(f"{length(cross.value)} [{low}, {high}]", "number")
 
 
-def _facts(time: Estimate | None, memory: Estimate | None, cross: Crossover) -> dict[str, object]:
+def _rounded(tokens: float) -> str:
+    """An extrapolated length, to two digits."""
+    return f"{float(f'{tokens:.1e}'):,.0f}"
+
+
+def _facts(time: Estimate | None, memory: Estimate | None, crossings: dict[str, Crossover]) -> dict[str, object]:
     facts: dict[str, object] = {}
     for name, fit in (("time", time), ("memory", memory)):
         facts[f"{name}_exponent"] = fit.value if fit else None
         facts[f"{name}_exponent_low"] = fit.low if fit else None
         facts[f"{name}_exponent_high"] = fit.high if fit else None
-    return facts | {
-        "crossover": cross.verdict,
-        "crossover_length": cross.value,
-        "crossover_low": cross.low,
-        "crossover_high": cross.high,
-    }
+    for prefix, cross in (("", crossings["speedup"]), ("memory_", crossings["saving"])):
+        facts |= {
+            f"{prefix}crossover": cross.verdict,
+            f"{prefix}crossover_length": cross.value,
+            f"{prefix}crossover_low": cross.low,
+            f"{prefix}crossover_high": cross.high,
+        }
+    return facts

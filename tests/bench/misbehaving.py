@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -93,3 +95,69 @@ class Allocates(Tiny):
             buffer = torch.ones(size * 2**18)
             del buffer
         return q.clone()
+
+
+class Keeps(Tiny):
+    """Keeps one tensor of known size for the backward, and in the forward holds another of half that size."""
+
+    def __init__(self, shape: Shape, *, mib: int = 64, layer: int = 0, generator=None) -> None:
+        super().__init__(shape)
+        self.mib = mib
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        buffer = torch.ones(self.mib * 2**17)
+        del buffer
+        grown = q.flatten()[:1].expand(self.mib * 2**18).exp()  # exp keeps its result
+        return q + grown.mean()
+
+
+class Forks(Tiny):
+    """Works, and leaves a child behind that holds all it was given; the file `mark` has the pids of all."""
+
+    def __init__(self, shape: Shape, *, mark: str, layer: int = 0, generator=None) -> None:
+        super().__init__(shape)
+        self.mark = mark
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+            os._exit(0)
+        with Path(self.mark).open("a") as handle:
+            handle.write(f"{pid}\n")
+        return super().forward(q, k, v)
+
+
+class Closes(Tiny):
+    """Closes every file it did not open, the harness's channel included."""
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        os.closerange(3, 512)
+        return super().forward(q, k, v)
+
+
+class Leaks(Tiny):
+    """Keeps 64 MiB of every call."""
+
+    kept: ClassVar[list[torch.Tensor]] = []
+
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        self.kept.append(torch.ones(16 * 2**20))
+        return super().forward(q, k, v)
+
+
+class Leaves(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        raise SystemExit("enough")
+
+
+class SetsThreads(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        return super().forward(q, k, v)
+
+
+class SetsDtype(Tiny):
+    def forward(self, q, k, v, *, key_padding_mask=None):
+        torch.set_default_dtype(torch.float64)
+        return super().forward(q, k, v)

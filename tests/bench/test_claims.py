@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.claims import Claims
@@ -55,7 +56,7 @@ def foreign(path: Path, age_s: float) -> None:
 
 
 def test_a_claim_that_is_renewed_holds_and_one_that_is_not_is_free(tmp_path: Path) -> None:
-    claims = Claims(tmp_path, lease_s=60)
+    claims = Claims(tmp_path, lease_s=60, beat_s=0.01)
     foreign(tmp_path / "cell", 10)
     with claims.taken("cell") as ours:
         assert not ours
@@ -78,6 +79,24 @@ def test_a_claim_of_a_dead_process_of_this_machine_is_free_at_once(tmp_path: Pat
         assert ours
 
 
+def test_a_clock_that_jumps_frees_no_claim_of_a_living_worker(tmp_path, monkeypatch) -> None:
+    """Elsewhere an hour passes at once, and the worker renews at its next beat; here the time since boot stays."""
+    theirs, ours = (Claims(tmp_path, lease_s=60, beat_s=0.2) for _ in range(2))
+    monkeypatch.setattr("bench.claims._place", lambda: "another machine")
+    with theirs.taken("cell"):
+        monkeypatch.setattr("bench.claims._place", lambda: "this machine")
+        real = ours._now
+        monkeypatch.setattr(ours, "_now", lambda: real() + 3600)
+        assert ours.holder("cell") is not None
+        with ours.taken("cell") as got:
+            assert not got
+    with theirs.taken("cell"):
+        boot = psutil.boot_time()
+        monkeypatch.setattr("psutil.boot_time", lambda: boot + 3600)
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 3600, raising=False)
+        assert ours.holder("cell") is not None
+
+
 def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path) -> None:
     with Claims(tmp_path, beat_s=0.02).taken("cell") as ours:
         assert ours
@@ -93,6 +112,7 @@ def test_a_sweep_leaves_what_another_worker_has_and_takes_what_it_lost(tmp_path:
     store = Store(tmp_path, "shared")
     store.open()
     store.claims.folder.mkdir()
+    store.claims.beat_s = 0.01
     theirs = plan[0].cell
     foreign(store.claims.folder / theirs.cell_id, 0)
     summary = run_plan(plan, store, Limits(), "none", bar=False)

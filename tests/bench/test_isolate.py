@@ -58,6 +58,46 @@ def test_each_end_of_a_process_is_a_status(name, status, reason, limits, environ
     assert ("Traceback" in record["traceback"]) == (name in ("Raises", "Refuses", "Eats"))
 
 
+@pytest.mark.parametrize(
+    ("name", "way", "status", "reason"),
+    [
+        ("Closes", "memory", "error", "Bad file descriptor|before it was done"),
+        ("Leaks", "latency", "oom", "allocate"),
+        ("Leaves", "memory", "error", "SystemExit: enough"),
+        ("SetsThreads", "latency", "error", "the method changed the number of threads from 1 to 2"),
+        ("SetsThreads", "memory", "error", "the method changed the number of threads from 1 to 3"),
+        (
+            "SetsDtype",
+            "latency",
+            "error",
+            "the method changed the default dtype from torch.float32 to torch.float64",
+        ),
+    ],
+)
+def test_what_a_method_does_to_its_process_costs_its_own_cell_alone(name, way, status, reason, environment):
+    import re
+
+    plan = misbehaving(name, f"measure.passes=[{way}]", "hardware.threads=1", "measure.budget_s=30")
+    record = run(plan, environment)
+    assert record["status"] == status, record
+    assert re.search(reason, record["reason"]), record["reason"]
+    assert run(make_plan("method=sdpa measure.passes=[memory]"), environment)["status"] == "ok"
+
+
+@pytest.mark.parametrize("limits", [LIMITS, PLAIN], ids=["forkserver", "subprocess"])
+def test_what_a_method_forks_does_not_outlive_its_cell(limits, environment, tmp_path):
+    mark = tmp_path / "pids"
+    record = run(misbehaving("Forks", "measure.passes=[memory]", f"+method.mark={mark}"), environment, limits)
+    assert (record["status"], record["reason"]) == ("ok", "")
+    pids = [int(line) for line in mark.read_text().split()]
+    assert len(pids) == 2
+    assert not psutil.wait_procs([psutil.Process(pid) for pid in pids if lives(pid)], timeout=5)[1]
+
+
+def lives(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
 @pytest.mark.parametrize("isolation", ["forkserver", "subprocess"])
 def test_a_cell_that_hangs_is_ended_and_the_parent_sleeps_meanwhile(isolation, environment):
     cpu = time.process_time()

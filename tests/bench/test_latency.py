@@ -1,5 +1,7 @@
 """Timing: the clock waits for the device, rounds are paired, A against A is 1."""
 
+import itertools
+import statistics
 import time
 
 import pytest
@@ -58,6 +60,20 @@ def test_latency_sees_asynchronous_work():
     found = latency.measure(slow, fast, settings(budget_s=0, block_s=0.01), 1, clock("fake", device.wait))
     assert speedup(found["samples"]).value == pytest.approx(0.5, rel=0.2)
     assert min(sample["wall_s"] for sample in found["samples"]) >= 0.004
+
+
+@pytest.mark.parametrize("at", [3, 9, 20, 33])
+def test_a_clock_that_jumps_spoils_a_round_and_no_estimate(at):
+    """A machine that sleeps for an hour, say, anywhere in the measurement."""
+    readings = itertools.count()
+
+    def jumping():
+        return time.perf_counter() + (3600 if next(readings) >= at else 0)
+
+    case = FakeCase(lambda: time.sleep(0.001))
+    found = latency.measure(case, case, settings(budget_s=0, min_rounds=7, block_s=0.002), 1, jumping)
+    assert 0.5 < speedup(found["samples"]).value < 2
+    assert statistics.median(s["wall_s"] for s in found["samples"]) < 1
 
 
 def test_long_calls_are_timed_one_by_one(monkeypatch):

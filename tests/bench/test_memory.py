@@ -34,6 +34,37 @@ def test_a_known_buffer(mib, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_what_is_kept_for_the_backward_and_what_is_not(way):
+    """exp keeps its result; its gradient, as large, is there beside it in the backward."""
+    options = ["+method.mib=64", f"measure.memory_way={way}", "seq_len=1024", "mode=train"]
+    found = peak(misbehaving("Keeps", *options)[0].cell, way)
+    assert found["activations_mib"] == pytest.approx(64, rel=0.03, abs=2 * SLACK)
+    assert found["activations_mib"] + found["temporary_mib"] == pytest.approx(found["peak_mib"])
+    assert found["peak_mib"] > 120
+
+
+def test_inference_and_decoding_keep_nothing_and_say_so():
+    found = peak(make_cell("method=sdpa", "seq_len=256", "measure.memory_way=profiler"), "profiler")
+    assert "activations_mib" not in found
+    assert found["temporary_mib"] == found["peak_mib"]
+    assert "nothing is kept" in found["memory_note"]
+    found = peak(
+        make_cell("method=linear", "seq_len=256", "mode=decode", "measure.memory_way=profiler"), "profiler"
+    )
+    assert "temporary_mib" not in found
+    assert "decoding" in found["memory_note"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_step_keeps_activations(way):
+    """A layer keeps at least the inputs of its four projections and its MLP."""
+    line = "method=sdpa level=model mode=train model.layers=2 seq_len=512 batch_size=4"
+    found = peak(make_cell(*line.split(), f"measure.memory_way={way}"), way)
+    least = 2 * 4 * 512 * (64 + 3 * 64 + 64 + 64 + 128) * 4 / 2**20
+    assert least < found["activations_mib"] < found["peak_mib"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_materialised_softmax(way):
     """Scores, the scaled scores, and the softmax: two of N x N at a time, and the output at the end."""
     cell = make_cell("method=full", "heads=2", "head_dim=64", "seq_len=2048", f"measure.memory_way={way}")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from bench.stats import Estimate, is_known, median, share, speedup
 
@@ -22,6 +23,23 @@ def test_median_intervals_cover_the_truth_as_often_as_they_say():
         found = median(rng.lognormal(0.0, 0.3, size=15).tolist(), seed=index)
         hits += found.low <= 1.0 <= found.high
     assert 0.90 <= hits / 300 <= 0.99
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 7, 10, 33, 40, 333])
+def test_the_interval_is_that_of_scipys_bootstrap(count):
+    rng = np.random.default_rng(count)
+    for samples in (rng.lognormal(size=count), rng.integers(0, 3, count) + np.arange(count) // 2 * 0.5):
+        want = bootstrap(
+            (samples,),
+            np.median,
+            confidence_level=0.95,
+            n_resamples=2000,
+            method="percentile",
+            rng=np.random.default_rng(3),
+        ).confidence_interval
+        found = median(samples, seed=3)
+        assert found.value == pytest.approx(np.median(samples), rel=1e-12)
+        assert (found.low, found.high) == (pytest.approx(want.low, rel=1e-12), pytest.approx(want.high, rel=1e-12))
 
 
 def test_same_samples_same_interval():

@@ -1,17 +1,20 @@
 """The store: whole records or none, foreign files named, full disks survived."""
 
+import contextlib
 import csv
 import errno
 import json
 import os
+import subprocess
 
 import pytest
 
 from bench.collect import collect
 from bench.columns import SCHEMA_VERSION, STATUSES, TABLES
 from bench.errors import StoreError
-from bench.execute import new_record
+from bench.execute import Limits, new_record
 from bench.store import Store
+from bench.sweep import run_plan
 from tests.bench.conftest import make_plan
 
 ENVIRONMENT = {"cpu": "a test"}
@@ -76,6 +79,46 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store, monkeypatch):
     assert sorted(path.name for path in store.cells.iterdir()) == [f"{first['cell_id']}.json"]
     assert not list(store.folder.glob("*.csv"))
     assert not list(store.folder.glob(".*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 256 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip(f"cannot mount a file system: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_or_read_only(small_disk):
+    """Whatever is being written, one line says what to do; what was there stays whole; space brings it back."""
+    store = Store(small_disk, "test")
+    store.open()
+    ballast = small_disk / "ballast"
+    plan = make_plan("method=sdpa measure.passes=[flops]", "method=full measure.passes=[flops]")
+    run_plan(plan[:1], store, Limits(), "none", bar=False)
+    kept = {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()}
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as handle:
+        while True:
+            handle.write(b"x" * 4096)
+    with pytest.raises(
+        StoreError, match="No space left on device; free some space and run the same command again"
+    ):
+        run_plan(plan, store, Limits(), "none", bar=False)
+    assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == kept
+    ballast.unlink()
+    assert run_plan(plan, store, Limits(), "none", bar=False).executed == 1
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StoreError, match="Read-only file system; choose another folder with results_dir=PATH"):
+        run_plan(plan, store, Limits(), "all", bar=False)
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path):

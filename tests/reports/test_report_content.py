@@ -75,6 +75,28 @@ def test_exponents_and_crossovers_of_the_known_laws(run: Run) -> None:
             assert facts.loc[method, "crossover_length"] == pytest.approx(1024 * base / 3.0, rel=1e-6)
     assert facts.loc["sdpa", "crossover"] == "baseline"
     assert facts.loc["full", "crossover"] == "not within the measured range"
+    assert facts.loc["full", "memory_crossover"] == "not within the measured range"  # falls ever further behind
+    assert facts.loc["performer", "memory_crossover"] == "no difference"
+
+
+def test_memory_crossovers_are_of_peaks_and_extrapolations_are_marked(tmp_path: Path) -> None:
+    lengths, rows = (512, 1024, 2048, 4096), []
+    for n in lengths:
+        exact, slow = cost("sdpa", n), cost("performer", n)
+        exact["peak_mib"], slow["peak_mib"] = n * n / 2**20, n * 1536 / 2**20  # equal at 1536
+        times = (n / 20_000, 0.97 * n / 20_000, 1.03 * n / 20_000)
+        slow |= dict(zip(("speedup", "speedup_low", "speedup_high"), times, strict=True))
+        rows += [exact, slow]
+    table = by_name(load_rows(tmp_path, efficiency=rows))["exponents"]
+    facts = table.data.set_index("method").loc["performer"]
+    assert facts["memory_crossover"] == "crosses"
+    assert facts["memory_crossover_length"] == pytest.approx(1536)
+    assert facts["memory_crossover_low"] == pytest.approx(1536 * 0.98 / 1.02)
+    assert facts["memory_crossover_high"] == pytest.approx(1536 * 1.02 / 0.98)
+    assert (facts["crossover"], facts["crossover_length"]) == ("extrapolated", pytest.approx(20_000))
+    shown = next(row for row in table.rows if row[0].text.startswith("performer"))[4]
+    assert shown.text == "~20,000 [20,000, 20,000]"
+    assert "extrapolated beyond 4K" in shown.note
 
 
 def test_best_is_bold_only_where_it_is_distinguishable(tmp_path: Path) -> None:

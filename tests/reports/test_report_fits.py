@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
-from reports.fits import covers_one, crossover, exponent, over_seeds
+from reports.fits import covers_one, crossover, exponent, extrapolated, over_seeds
 
 LENGTHS = [512, 1024, 2048, 4096, 8192]
 
@@ -73,6 +74,34 @@ def test_a_method_that_falls_back_behind_has_no_crossover() -> None:
 def test_the_last_crossing_counts() -> None:
     cross = crossover([512, 1024, 2048, 4096], *band([0.5, 2.0, 0.5, 2.0], 0.01))
     assert cross.value == pytest.approx(math.sqrt(2048 * 4096))
+
+
+def test_extrapolation_finds_where_a_law_leads() -> None:
+    # speedup = n / 20,000 exactly: the crossing lies beyond the longest length, without uncertainty.
+    cross = extrapolated(LENGTHS, [n / 20_000 for n in LENGTHS])
+    assert cross is not None
+    assert cross.verdict == "extrapolated"
+    assert (cross.low, cross.value, cross.high) == pytest.approx((20_000,) * 3)
+
+
+def test_the_interval_of_an_extrapolation_covers_the_truth() -> None:
+    chance, hits, runs = random.Random(5), 0, 200
+    for _ in range(runs):
+        cross = extrapolated(LENGTHS, [n / 20_000 * math.exp(chance.gauss(0, 0.03)) for n in LENGTHS])
+        assert cross is not None
+        assert cross.low is not None
+        assert cross.high is not None
+        hits += cross.low <= 20_000 <= cross.high
+    assert 0.90 <= hits / runs <= 0.99
+
+
+def test_no_law_is_trusted_without_reason() -> None:
+    assert extrapolated(LENGTHS, [0.5] * len(LENGTHS)) is None  # level
+    assert extrapolated(LENGTHS, [1000 / n for n in LENGTHS]) is None  # falling
+    assert extrapolated(LENGTHS, [n / 1e9 for n in LENGTHS]) is None  # too far
+    assert extrapolated(LENGTHS, [n / 3000 for n in LENGTHS]) is None  # within what was measured
+    assert extrapolated([1024, 2048], [0.1, 0.2]) is None
+    assert extrapolated([1024, 2048, 4096, 8192], [0.1, 0.6, 0.1, 0.6]) is None  # noise
 
 
 def test_covers_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench import columns
 from reports import schema
 from reports.__main__ import main
 from reports.load import ReportError, load
+from reports.noise import contention_sentences
 
 _TYPES: dict[str, type] = {
     "text": str,
@@ -152,6 +154,38 @@ def test_the_same_cell_in_two_runs(tmp_path: Path) -> None:
     folders = [small().write(tmp_path / name) for name in ("a", "b")]
     with pytest.raises(ReportError, match="in more than one run"):
         load(folders)
+
+
+def test_tables_of_before_a_column_came_are_read_with_it_empty(tmp_path: Path) -> None:
+    small().write(tmp_path)
+    path = tmp_path / "efficiency.csv"
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        kept = [name for name in rows[0] if name not in schema.OPTIONAL]
+        writer = csv.DictWriter(handle, kept, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    run = load([tmp_path])
+    assert run.efficiency["contended"].isna().all()
+    assert contention_sentences(run) == []
+
+
+def test_optional_columns_are_declared_and_identify_nothing() -> None:
+    declared = {name for kinds in schema.TABLES.values() for name in kinds}
+    assert declared >= schema.OPTIONAL
+    assert not any(
+        kind in ("name", "count") for k in schema.TABLES.values() for n, kind in k.items() if n in schema.OPTIONAL
+    )
+
+
+def test_a_busy_machine_is_said(tmp_path: Path) -> None:
+    tables = small()
+    for row, share in zip(tables.rows["efficiency"], (0.01, 0.30, 0.02), strict=True):
+        row |= {"wait_share": share, "contended": share > 0.05}
+    (line,) = contention_sentences(load([tables.write(tmp_path)]))
+    assert "not free for 1 of 3 cost cells" in line
+    assert "at most 30.0 %" in line
+    assert "performer" in line
 
 
 def test_two_runs_together(tmp_path: Path) -> None:
