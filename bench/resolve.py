@@ -84,7 +84,7 @@ def cell_from_settings(cfg: Config) -> Cell:
     train = _train(cfg, batch_size, causal, processes) if "train" in passes else None
     split = train is not None and (train.accumulate > 1 or processes > 1)
     if split and cfg.model.pooled_norm.value == "batch" and not (task_cls and task_cls.per_token):
-        raise Refused("model.pooled_norm=batch: needs whole batches, not pieces or shares; say model.pooled_norm=none")
+        raise Refused("model.pooled_norm=batch: needs whole batches, not pieces or shares; say none")
     return Cell(
         method=method,
         seq_len=first(cfg.seq_len, cfg.task.seq_len, DEFAULT_SEQ_LEN),

@@ -75,7 +75,7 @@ _OUTCOME: Kinds = {
     "started_at": "text",
 }
 
-_MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text"}
+_MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text", "inputs_mib": "metric", "parameters_mib": "metric"}
 
 
 #: What the timed part had of its cores.

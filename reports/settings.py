@@ -41,7 +41,10 @@ _CONTEXT = (
     "batch_size",
 )
 #: In training a task brings its own shapes, which therefore do not split a run.
-_OF_MODEL = ("layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm", "reversible", "ff_chunks")
+_OF_MODEL = (
+    *("layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),
+    *("reversible", "ff_chunks"),
+)
 _OF_TASK = (
     *("task", "level", "seq_len", "batch_size", "heads", "head_dim", "causal"),
     *("model", "layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),

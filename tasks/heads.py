@@ -29,7 +29,7 @@ def pool(hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
 
 
 class PooledNorm(nn.BatchNorm1d):
-    """`batch`: every feature of pooled vectors `[B, E]` standardised over the batch, in evaluation by running means.
+    """`batch`: each feature of pooled vectors `[B, E]` standardised over the batch, or by running means (eval).
 
     Pooled sequences of one kind differ little from their mean, which hides from a gradient what tells them
     apart. No parameters; a batch of one row has no spread and takes the running means.

@@ -116,7 +116,7 @@ def load(examples: Examples, rows: Tensor, device: str) -> Batch:
 def _interleaved(classes: Tensor, generator: torch.Generator) -> Tensor:
     """Places int64 `[n]` in which the rows of every class, kept in their order, lie evenly spread."""
     spread = torch.empty(len(classes), dtype=torch.float64)
-    for value in classes.unique():
+    for value in classes.unique().tolist():  # type: ignore[no-untyped-call]
         rows = (classes == value).nonzero()[:, 0]
         first = torch.rand((), generator=generator, dtype=torch.float64)
         spread[rows] = (torch.arange(len(rows), dtype=torch.float64) + first) / len(rows)

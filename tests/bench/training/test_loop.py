@@ -75,9 +75,10 @@ def test_stratified_batches_hold_the_shares_of_the_split():
 
 
 def test_stratified_training_is_another_run_of_the_same_data():
-    plain, stratified = (train(small(of_task("Pair"), f"task.train.stratify={flag}"), quiet) for flag in ("false", "true"))
+    pair = of_task("Pair")
+    plain, stratified = (train(small(pair, f"task.train.stratify={flag}"), quiet) for flag in ("false", "true"))
     assert losses(plain) != losses(stratified)
-    with pytest.raises(ValueError, match="task.train.stratify=true: this task has a target a token"):
+    with pytest.raises(ValueError, match=r"task.train.stratify=true: this task has a target a token"):
         train(small(of_task("Ragged"), "task.train.stratify=true"), quiet)
 
 
@@ -93,7 +94,12 @@ def test_evaluation_counts_every_target():
 @pytest.mark.parametrize("task", ["Ragged", "Pair"])
 @pytest.mark.parametrize("pretrain", ["none", "masked"])
 def test_accumulated_pieces_are_the_batch(task, pretrain):
-    overrides = [of_task(task), "hardware.dtype=float64", f"task.train.pretrain={pretrain}", "model.pooled_norm=none"]
+    overrides = [
+        of_task(task),
+        "hardware.dtype=float64",
+        "model.pooled_norm=none",
+        f"task.train.pretrain={pretrain}",
+    ]
     whole, pieces = (train(small(*overrides, f"task.train.accumulate={n}"), quiet) for n in (1, 4))
     assert losses(whole) == pytest.approx(losses(pieces), rel=1e-10)
     if pretrain != "none":
