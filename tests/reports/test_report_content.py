@@ -206,7 +206,7 @@ def test_a_breakdown_is_the_mean_over_seeds_by_tag(run: Run) -> None:
     assert here["accuracy"].item() == pytest.approx(raw["accuracy"].mean())
     figure = breakdown.FIGURE.draw(setting.run)
     assert figure is not None
-    panels = [axes for axes in figure.axes if axes.get_title()]
+    panels = [axes for axes in figure.axes if axes.get_title() or axes.get_title(loc="left")]
     assert len(panels) == len(METHODS)
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["64", "128", "256"]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["0", "0.5", "1"]
