@@ -95,10 +95,11 @@ def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
         row: Row = {**base, **memory, "train_params": canonical(cell.content()["train"])}
         row |= accuracy_columns(results.get("train", {}))
         yield "accuracy", row
+    inputs = {"inputs": "gaussian" if cell.task is None else "trained"}
     if cell.table == "errors" and not errors:
-        yield "errors", base
+        yield "errors", {**base, **inputs}
     for row in errors:
-        yield "errors", {**base, **row}
+        yield "errors", {**base, **inputs, **row}
     for group in results.get("train", {}).get("breakdown", []):
         yield "breakdown", {**axes, **breakdown_columns(group)}
     for point in results.get("train", {}).get("curve", []):

@@ -117,12 +117,16 @@ EFFICIENCY: Columns = {
 }
 
 ERRORS: Columns = {
+    "inputs": str,
+    "layer": int,
     "qk_norm": float,
     "output_error": float,
     "spectral_error": float,
     "attention_error": float,
     "row_tv": float,
     "row_kl": float,
+    "topk_recall": float,
+    "exact_accuracy": float,
     "note": str,
 }
 

@@ -111,7 +111,8 @@ def cell_from_settings(cfg: Config) -> Cell:
         ),
         model=_model(cfg, heads * head_dim) if model_level else None,
         task=task,
-        train=_train(cfg, batch_size, causal, processes) if "train" in passes else None,
+        # errors with a task are those on what a trained model's layers are given
+        train=_train(cfg, batch_size, causal, processes) if {"train", "error"} & set(passes) and task else None,
         match=cfg.match,
         data_dir=str(Path(cfg.task.data_dir).expanduser().absolute()) if task and cfg.task.data_dir else None,
     )
@@ -158,7 +159,9 @@ def _passes(cfg: Config, level: str, task: bool) -> tuple[str, ...]:
         raise Refused("measure.passes: train needs a task, such as task=listops_mini")
     if "train" in passes and {"latency", "error"} & set(passes):
         raise Refused("measure.passes: train goes with memory only; measure costs in a cell of their own")
-    if "error" in passes and level != "core":
+    if "error" in passes and task and passes != ("error",):
+        raise Refused("measure.passes: with a task, error goes alone: measure=error")
+    if "error" in passes and not task and level != "core":
         raise Refused(f"measure.passes: error is defined at level=core, not at level={level}")
     return passes
 

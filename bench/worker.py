@@ -68,23 +68,25 @@ def _memory(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
     return memory.measure(build_case(cell, cell.method), cell.hardware.device, cell.measure.memory_way)
 
 
-def _train(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
-    def progress(step: int, steps: int, note: str) -> None:
-        send({"event": "progress", "step": step, "steps": steps, "note": note})
+def _steps(send: Send) -> loop.Progress:
+    """Progress of a training run as messages."""
+    return lambda step, steps, note: send({"event": "progress", "step": step, "steps": steps, "note": note})
 
+
+def _train(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
     def note(text: str) -> None:
         send({"event": "note", "text": text})
 
     hardware = cell.hardware
     with distributed.joined(hardware.processes, hardware.device, job.get("rendezvous", "")) as group:
         checkpoints = Checkpoints(**job.get("checkpoint", {}), note=note, group=group)
-        return loop.train(cell, progress, checkpoints, group)
+        return loop.train(cell, _steps(send), checkpoints, group)
 
 
 PASSES: dict[str, Callable[[Cell, Job, Send], dict[str, Any]]] = {
     "latency": _latency,
     "memory": _memory,
-    "error": lambda cell, job, send: error.measure(cell),
+    "error": lambda cell, job, send: error.measure(cell, _steps(send)),
     "train": _train,
     "ceiling": lambda cell, job, send: dict(
         ceiling.measure(cell.hardware.device, cell.hardware.dtype, clock(cell.hardware.device))
