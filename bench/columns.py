@@ -83,6 +83,13 @@ MEMORY: Columns = {
     "memory_note": str,
 }
 
+ENERGY: Columns = {
+    "energy_j": float,
+    "baseline_energy_j": float,
+    "energy_source": str,
+    "energy_note": str,
+}
+
 #: What the timed part had of its cores.
 USAGE: Columns = {"cpu_share": float, "wait_share": float, "contended": bool}
 
@@ -114,6 +121,7 @@ EFFICIENCY: Columns = {
     "floor_share": float,
     "output_error": float,
     **USAGE,
+    **ENERGY,
 }
 
 ERRORS: Columns = {

@@ -27,7 +27,7 @@ TIMEOUT_S, TRAINING_TIMEOUT_S = 600.0, 3600.0
 MEMORY_SHARE = 0.8
 
 #: Passes that share a process; memory needs one of its own. In this order, so that what cannot fit fails first.
-GROUPS = (("memory",), ("latency",), ("error",))
+GROUPS = (("memory",), ("latency", "energy"), ("error",))
 TRAIN_GROUPS = (("train",), ("memory",))
 
 Progress = Callable[[dict[str, Any]], None]

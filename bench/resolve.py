@@ -27,7 +27,7 @@ PREFIX = {"method": "method", "task": "task.params"}
 DEFAULT_SEQ_LEN, DEFAULT_HEADS, DEFAULT_HEAD_DIM = 1024, 8, 64
 
 COST_PASSES = ("latency", "memory", "flops")
-DECODE_PASSES = ("latency", "memory")
+DECODE_PASSES = ("latency", "memory", "energy")
 
 
 def available_cores() -> int:
@@ -154,10 +154,10 @@ def _passes(cfg: Config, level: str, task: bool) -> tuple[str, ...]:
         return (*COST_PASSES, "error") if level == "core" and cfg.mode.value == "forward" else COST_PASSES
     passes = tuple(dict.fromkeys(item.value for item in cfg.measure.passes))
     if not passes:
-        raise Refused("measure.passes=[]: expected at least one of latency, memory, flops, error, train")
+        raise Refused("measure.passes=[]: expected at least one of latency, memory, flops, error, train, energy")
     if "train" in passes and not task:
         raise Refused("measure.passes: train needs a task, such as task=listops_mini")
-    if "train" in passes and {"latency", "error"} & set(passes):
+    if "train" in passes and {"latency", "error", "energy"} & set(passes):
         raise Refused("measure.passes: train goes with memory only; measure costs in a cell of their own")
     if "error" in passes and task and passes != ("error",):
         raise Refused("measure.passes: with a task, error goes alone: measure=error")

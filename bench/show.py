@@ -96,6 +96,11 @@ def cell_table(record: dict[str, Any]) -> str:
     if row.get("activations_mib") is not None:
         kept, rest = quantity(row["activations_mib"]), quantity(row["temporary_mib"])
         lines.append(("of it", f"{kept} MiB activations, kept for the backward, and {rest} temporary"))
+    if row.get("energy_j") is not None:
+        own, base = quantity(row["energy_j"]), quantity(row["baseline_energy_j"])
+        lines.append(("energy", f"{own} J a call, {base} of {record['baseline']} ({row['energy_source']})"))
+    elif row.get("energy_note"):
+        lines.append(("energy", f"unknown: {row['energy_note']}"))
     if row.get("flops") is not None:
         lines.append(("operations", f"{row['flops'] / 1e9:.3g} GFLOP, {quantity(row['gflops_per_s'])} GFLOP/s"))
     for found in record["results"].get("error", {}).get("errors", []):
