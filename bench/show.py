@@ -109,7 +109,8 @@ def cell_table(record: dict[str, Any]) -> str:
             for key, thing in (("output_error", "output"), ("attention_error", "attention matrix"))
             if found.get(key) is not None
         ]
-        lines.append((f"error, |q|,|k| x {found['qk_norm']:g}", ", ".join(words) or found["note"]))
+        layer = f"layer {found['layer']}, " if "layer" in found else ""
+        lines.append((f"error, {layer}|q|,|k| x {found['qk_norm']:.3g}", ", ".join(words) or found["note"]))
     if row["parameters_ratio"] is not None:
         flag = ": not within 10 %" if row["parameters_flag"] else ""
         times = f"{row['parameters_ratio']:.3g} times those of {record['baseline']}"
