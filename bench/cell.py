@@ -41,6 +41,7 @@ class Model:
     positions: str
     embedding_std: float
     pooling: str
+    pooled_norm: str
     classifier_dim: int
     reversible: bool
     ff_chunks: int
@@ -60,6 +61,7 @@ class Train:
     grad_clip: float
     grad_clip_value: float
     accumulate: int
+    stratify: bool
     eval_every: int
     eval_batch_size: int
     patience: int | None

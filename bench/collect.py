@@ -130,6 +130,7 @@ def axes_of(cell: Cell, record: dict[str, Any]) -> Row:
         "dropout": cell.model.dropout if cell.model else None,
         "positions": cell.model.positions if cell.model else "none",
         "pooling": cell.model.pooling if cell.model else "none",
+        "pooled_norm": cell.model.pooled_norm if cell.model else "none",
         "reversible": cell.model.reversible if cell.model else False,
         "ff_chunks": cell.model.ff_chunks if cell.model else 1,
         "seq_len": cell.seq_len,

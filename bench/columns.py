@@ -41,6 +41,7 @@ AXES: Columns = {
     "dropout": float,
     "positions": str,
     "pooling": str,
+    "pooled_norm": str,
     "reversible": bool,
     "ff_chunks": int,
     "seq_len": int,

@@ -92,8 +92,8 @@ def build_model(cell: Cell, method: Plugin, task: Task | None) -> Model:
             reversible=cell.model.reversible,
             ff_chunks=cell.model.ff_chunks,
         )
-        shape = cell.model.width, cell.model.pooling, cell.model.classifier_dim
-        head = task.head(*shape) if task else SequenceHead(shape[0], CLASSES, *shape[1:])
+        width, how = cell.model.width, (cell.model.pooling, cell.model.classifier_dim, cell.model.pooled_norm)
+        head = task.head(width, *how) if task else SequenceHead(width, CLASSES, *how)
     return Model(encoder, head, cls=cls)
 
 

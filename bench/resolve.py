@@ -81,6 +81,12 @@ def cell_from_settings(cfg: Config) -> Cell:
     pooling = cfg.model.pooling.value
     if model_level and causal and pooling in ("cls", "first") and not (task_cls and task_cls.per_token):
         raise Refused(f"model.pooling={pooling}: with causal=true its row sees no other token; say last or mean")
+    # errors with a task are those on what a trained model's layers are given
+    trains = task is not None and bool({"train", "error"} & set(passes))
+    train = _train(cfg, batch_size, causal, processes) if trains else None
+    split = train is not None and (train.accumulate > 1 or processes > 1)
+    if split and cfg.model.pooled_norm.value == "batch" and not (task_cls and task_cls.per_token):
+        raise Refused("model.pooled_norm=batch: needs whole batches, not pieces or shares; say none")
     return Cell(
         method=method,
         seq_len=first(cfg.seq_len, cfg.task.seq_len, DEFAULT_SEQ_LEN),
@@ -111,8 +117,7 @@ def cell_from_settings(cfg: Config) -> Cell:
         ),
         model=_model(cfg, heads * head_dim) if model_level else None,
         task=task,
-        # errors with a task are those on what a trained model's layers are given
-        train=_train(cfg, batch_size, causal, processes) if {"train", "error"} & set(passes) and task else None,
+        train=train,
         match=cfg.match,
         data_dir=str(Path(cfg.task.data_dir).expanduser().absolute()) if task and cfg.task.data_dir else None,
     )
@@ -179,6 +184,7 @@ def _model(cfg: Config, inner: int) -> Model:
         positions=model.positions.value,
         embedding_std=model.embedding_std,
         pooling=model.pooling.value,
+        pooled_norm=model.pooled_norm.value,
         classifier_dim=width if model.classifier_dim is None else model.classifier_dim,
         reversible=model.reversible,
         ff_chunks=model.ff_chunks,
@@ -212,6 +218,7 @@ def _train(cfg: Config, batch_size: int, causal: bool, processes: int) -> Train:
         grad_clip=train.grad_clip,
         grad_clip_value=train.grad_clip_value,
         accumulate=train.accumulate,
+        stratify=train.stratify,
         eval_every=train.eval_every,
         eval_batch_size=first(train.eval_batch_size, batch_size),
         patience=train.patience,

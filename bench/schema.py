@@ -77,6 +77,13 @@ class Pooling(Enum):
     last = "last"
 
 
+class PooledNorm(Enum):
+    """What is done to pooled vectors before the classifier: tasks/heads.py."""
+
+    none = "none"
+    batch = "batch"
+
+
 class Schedule(Enum):
     """How the learning rate goes, after a linear warm-up: bench/training/schedule.py."""
 
@@ -125,6 +132,7 @@ class ModelConfig:
     positions: Positions = Positions.learned
     embedding_std: float = 0.02
     pooling: Pooling = Pooling.mean
+    pooled_norm: PooledNorm = PooledNorm.none
     classifier_dim: int | None = None
     reversible: bool = False
     ff_chunks: int = 1
@@ -148,6 +156,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     grad_clip_value: float = 0.0
     accumulate: int = 1
+    stratify: bool = False
     eval_every: int = 50
     eval_batch_size: int | None = None
     patience: int | None = None

@@ -43,6 +43,7 @@ _AXES: Kinds = {
     "dropout": "share",
     "positions": "text",
     "pooling": "text",
+    "pooled_norm": "text",
     "reversible": "flag",
     "ff_chunks": "whole",
     "seq_len": "count",
@@ -74,7 +75,7 @@ _OUTCOME: Kinds = {
     "started_at": "text",
 }
 
-_MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text"}
+_MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text", "inputs_mib": "metric", "parameters_mib": "metric"}
 
 
 #: What the timed part had of its cores.

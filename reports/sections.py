@@ -1,4 +1,4 @@
-"""What the page says, in its order: answer, scaling, quality, trade-off, failures, noise, environment."""
+"""What the page says, in its order: answer, scaling, quality, trade-off, failures, noise, environment, context."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from reports import plots
 from reports.accuracy import accuracy_sentences
 from reports.answer import answers, sentences
 from reports.figures import Request
+from reports.literature import caveats, literature_tables
 from reports.load import HOW_TO_RUN, Run
 from reports.noise import noise_sentences
 from reports.plots.base import Plot
@@ -83,6 +84,7 @@ def sections(run: Run) -> list[Section]:
             (*_whole(environments_table(run)), *_whole(backends_table(run))),
             "environments.csv has no rows.",
         ),
+        Section("literature", "What was published (context, not measured here)", (_literature(run),)),
     ]
 
 
@@ -167,6 +169,11 @@ def _noise(run: Run) -> tuple[Part, ...]:
         return ()
     figures = tuple(Request(plot, run, plot.name, "") for plot in plots.NOISE)
     return (Part(sentences=tuple(noise_sentences(run)), figures=figures, tables=(table,)),)
+
+
+def _literature(run: Run) -> Part:
+    tasks = {str(task) for task in run.accuracy["task"]}
+    return Part(sentences=tuple(caveats()), tables=tuple(literature_tables(run.methods, tasks)))
 
 
 def _whole(table: Table | None) -> tuple[Part, ...]:

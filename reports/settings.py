@@ -26,6 +26,7 @@ _CONTEXT = (
     "dropout",
     "positions",
     "pooling",
+    "pooled_norm",
     "reversible",
     "ff_chunks",
     "device",
@@ -40,10 +41,13 @@ _CONTEXT = (
     "batch_size",
 )
 #: In training a task brings its own shapes, which therefore do not split a run.
-_OF_MODEL = ("layers", "width", "ff_dim", "dropout", "positions", "pooling", "reversible", "ff_chunks")
+_OF_MODEL = (
+    *("layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),
+    *("reversible", "ff_chunks"),
+)
 _OF_TASK = (
     *("task", "level", "seq_len", "batch_size", "heads", "head_dim", "causal"),
-    *("model", "layers", "width", "ff_dim", "dropout", "positions", "pooling"),
+    *("model", "layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),
 )
 NO_TASK = ("", "none")
 _COUNTED = {"layers": "layer", "ff_chunks": "feed-forward chunk", "heads": "head", "threads": "thread"}
@@ -186,6 +190,7 @@ def _describe(column: str, value: object) -> str:
         "dropout": f"dropout {value:g}" if isinstance(value, float) and value > 0 else "",
         "positions": f"{value} positions",
         "pooling": f"{value} pooling",
+        "pooled_norm": "pooled vectors standardised over the batch" if value == "batch" else "",
         "head_dim": f"head dimension {value}",
         "causal": "causal" if value else "bidirectional",
         "reversible": "reversible" if value else "not reversible",

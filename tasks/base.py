@@ -130,17 +130,18 @@ class Task(ABC):
         """
         return None
 
-    def head(self, width: int, pooling: str, hidden_dim: int | None = None) -> nn.Module:
+    def head(self, width: int, pooling: str, hidden_dim: int | None = None, norm: str = "none") -> nn.Module:
         """The module from hidden states `[B, N, width]` (and padding mask) to logits.
 
         Of a task of two documents they are `[B, 2, N, width]`. `hidden_dim` is the width of the classifier's
-        hidden layer, None for `width`; a task of one target a token pools nothing and has no such layer.
+        hidden layer, None for `width`, and `norm` what is done to pooled vectors (`heads.POOLED_NORMS`); a task
+        of one target a token pools nothing and has neither.
         """
         if self.per_token:
             return TokenHead(width, self.num_classes)
         if self.documents == 2:
-            return PairHead(width, self.num_classes, pooling, hidden_dim=hidden_dim)
-        return SequenceHead(width, self.num_classes, pooling, hidden_dim)
+            return PairHead(width, self.num_classes, pooling, hidden_dim=hidden_dim, norm=norm)
+        return SequenceHead(width, self.num_classes, pooling, hidden_dim, norm)
 
 
 def joined(parts: Sequence[Examples]) -> Examples:

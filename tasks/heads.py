@@ -8,6 +8,8 @@ from torch import Tensor, nn
 #: How a sequence becomes one vector: the output of a learned token that the model puts before it (LRA's CLS),
 #: the mean over real tokens, or the output at the first or the last real token.
 POOLINGS = ("cls", "mean", "first", "last")
+#: What is done to the vectors before the classifier.
+POOLED_NORMS = ("none", "batch")
 
 
 def pool(hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
@@ -26,6 +28,30 @@ def pool(hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
+class PooledNorm(nn.BatchNorm1d):
+    """`batch`: each feature of pooled vectors `[B, E]` standardised over the batch, or by running means (eval).
+
+    Pooled sequences of one kind differ little from their mean, which hides from a gradient what tells them
+    apart. No parameters; a batch of one row has no spread and takes the running means.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, affine=False)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`[B, E]` -> `[B, E]`."""
+        if len(pooled) > 1 or not self.training:
+            return super().forward(pooled)
+        return nn.functional.batch_norm(pooled, self.running_mean, self.running_var, eps=self.eps)
+
+
+def pooled_norm(kind: str, width: int) -> nn.Module:
+    """The module for `kind`, one of `POOLED_NORMS`; ValueError for another."""
+    if kind not in POOLED_NORMS:
+        raise ValueError(f"pooled_norm={kind!r}: expected one of {', '.join(POOLED_NORMS)}")
+    return PooledNorm(width) if kind == "batch" else nn.Identity()
+
+
 def check_pooling(pooling: str) -> None:
     """ValueError unless `pooling` is one of `POOLINGS`."""
     if pooling not in POOLINGS:
@@ -35,17 +61,19 @@ def check_pooling(pooling: str) -> None:
 class SequenceHead(nn.Module):
     """Pool, then width -> hidden_dim (null: width) -> classes with a ReLU between, as in Long Range Arena."""
 
-    def __init__(self, width: int, classes: int, pooling: str, hidden_dim: int | None = None) -> None:
+    def __init__(
+        self, width: int, classes: int, pooling: str, hidden_dim: int | None = None, norm: str = "none"
+    ) -> None:
         super().__init__()
         check_pooling(pooling)
-        self.pooling = pooling
+        self.pooling, self.norm = pooling, pooled_norm(norm, width)
         hidden_dim = width if hidden_dim is None else hidden_dim
         self.hidden = nn.Linear(width, hidden_dim)
         self.classes = nn.Linear(hidden_dim, classes)
 
     def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
         """Hidden states `[B, N, E]`, padding bool `[B, N]` or None -> logits `[B, classes]`."""
-        pooled = pool(hidden, padding, self.pooling)
+        pooled = self.norm(pool(hidden, padding, self.pooling))
         logits: Tensor = self.classes(torch.relu(self.hidden(pooled)))
         return logits
 
@@ -58,11 +86,17 @@ class PairHead(nn.Module):
     """
 
     def __init__(
-        self, width: int, classes: int, pooling: str, interaction: bool = True, hidden_dim: int | None = None
+        self,
+        width: int,
+        classes: int,
+        pooling: str,
+        interaction: bool = True,
+        hidden_dim: int | None = None,
+        norm: str = "none",
     ) -> None:
         super().__init__()
         check_pooling(pooling)
-        self.pooling, self.interaction = pooling, interaction
+        self.pooling, self.interaction, self.norm = pooling, interaction, pooled_norm(norm, width)
         hidden_dim = width if hidden_dim is None else hidden_dim
         last_dim = hidden_dim if interaction else max(hidden_dim // 2, 1)
         self.hidden = nn.Linear((4 if interaction else 2) * width, hidden_dim)
@@ -72,7 +106,7 @@ class PairHead(nn.Module):
     def forward(self, hidden: Tensor, padding: Tensor | None = None) -> Tensor:
         """Hidden states `[B, 2, N, E]`, padding bool `[B, 2, N]` or None -> logits `[B, classes]`."""
         mask = None if padding is None else padding.flatten(0, 1)
-        pooled = pool(hidden.flatten(0, 1), mask, self.pooling)
+        pooled = self.norm(pool(hidden.flatten(0, 1), mask, self.pooling))
         first, second = pooled[0::2], pooled[1::2]
         parts = [first, second]
         if self.interaction:

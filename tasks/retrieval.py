@@ -106,9 +106,9 @@ class Retrieval(FileTask):
         """Apart and together."""
         return 2
 
-    def head(self, width: int, pooling: str, hidden_dim: int | None = None) -> nn.Module:
+    def head(self, width: int, pooling: str, hidden_dim: int | None = None, norm: str = "none") -> nn.Module:
         """See `Task`."""
-        return PairHead(width, self.num_classes, pooling, self.interaction, hidden_dim)
+        return PairHead(width, self.num_classes, pooling, self.interaction, hidden_dim, norm)
 
     def sources(self) -> Sequence[Source]:
         """The pairs and, where they are apart, the documents."""

@@ -41,8 +41,9 @@ class Objective(Protocol):
 class Batches:
     """Endless batches of `size` rows; every epoch in a new order, its last short batch left out.
 
+    With `stratify` every batch holds the classes in their shares of the split, to within one row.
     A batch comes in `pieces`, whose gradients are accumulated, and of each its process's share.
-    ValueError when there are fewer rows than pieces.
+    ValueError when there are fewer rows than pieces, or classes to stratify by that a row has several of.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Batches:
         group: Group,
         pieces: int = 1,
         objective: Objective | None = None,
+        *,
+        stratify: bool = False,
     ) -> None:
         self.size = min(size, len(examples))
         if self.size < pieces * group.size:
@@ -61,6 +64,9 @@ class Batches:
                 f"over {group.size} processes"
             )
         self.count, self.seed, self.group, self.pieces = len(examples), seed, group, pieces
+        if stratify and examples.targets.dim() > 1:
+            raise ValueError("task.train.stratify=true: this task has a target a token, not one class a sequence")
+        self.classes = examples.targets if stratify else None
         self.objective = objective
         self.examples = examples if objective else _resident(examples, group.device)
         self.targets_by_row = _targets_by_row(examples)
@@ -71,7 +77,10 @@ class Batches:
         epoch, place = divmod(step, self.count // self.size)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, f"epoch/{epoch}"))
-            self._order = (epoch, torch.randperm(self.count, generator=generator))
+            order = torch.randperm(self.count, generator=generator)
+            if self.classes is not None:
+                order = order[_interleaved(self.classes[order], generator)]
+            self._order = (epoch, order)
         return self._order[1][place * self.size : (place + 1) * self.size]
 
     def pieces_of(self, step: int) -> tuple[list[Batch], int]:
@@ -102,6 +111,16 @@ def load(examples: Examples, rows: Tensor, device: str) -> Batch:
         padding = torch.arange(n, device=device) >= lengths.to(device)[..., None]
     globals_ = None if examples.global_mask is None else there(examples.global_mask)
     return Batch(there(examples.tokens), padding, globals_, there(examples.targets).long())
+
+
+def _interleaved(classes: Tensor, generator: torch.Generator) -> Tensor:
+    """Places int64 `[n]` in which the rows of every class, kept in their order, lie evenly spread."""
+    spread = torch.empty(len(classes), dtype=torch.float64)
+    for value in classes.unique().tolist():  # type: ignore[no-untyped-call]
+        rows = (classes == value).nonzero()[:, 0]
+        first = torch.rand((), generator=generator, dtype=torch.float64)
+        spread[rows] = (torch.arange(len(rows), dtype=torch.float64) + first) / len(rows)
+    return spread.argsort(stable=True)
 
 
 def _targets_by_row(examples: Examples) -> Tensor:

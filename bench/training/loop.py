@@ -167,7 +167,10 @@ class _Run:
 
     def _batches(self, axis: str, objective: Objective | None = None) -> Batches:
         seed, size = derive_seed(self.cell.seed, axis), self.cell.batch_size
-        return Batches(self.train_set, size, seed, self.group, self.settings.accumulate, objective)
+        pieces = self.settings.accumulate
+        # another question about the inputs has no classes
+        stratify = self.settings.stratify and objective is None
+        return Batches(self.train_set, size, seed, self.group, pieces, objective, stratify=stratify)
 
     def _evaluate(self, examples: Examples, breakdown: Breakdown | None = None) -> dict[str, float]:
         size = self.settings.eval_batch_size

@@ -49,3 +49,25 @@ def test_an_unknown_pooling_is_refused() -> None:
     for head in (SequenceHead, PairHead):
         with pytest.raises(ValueError, match=r"^pooling='max': expected one of cls, mean, first, last$"):
             head(4, 2, "max")
+
+
+def test_pooled_vectors_are_standardised_over_the_batch() -> None:
+    torch.manual_seed(0)
+    hidden = 5 + torch.randn(6, 4, 3)
+    head = SequenceHead(3, 2, "mean", norm="batch")
+    pooled = hidden.mean(dim=1)
+    wanted = (pooled - pooled.mean(0)) / torch.sqrt(pooled.var(0, unbiased=False) + 1e-5)
+    assert torch.allclose(head(hidden), head.classes(torch.relu(head.hidden(wanted))), atol=1e-5)
+    running = 0.1 * pooled.mean(0)  # from 0, by a tenth a batch
+    assert torch.allclose(head.norm.running_mean, running, atol=1e-6)
+    head.eval()
+    seen = head(hidden)
+    assert torch.allclose(head(hidden[:2]), seen[:2], atol=1e-6)  # a row does not depend on its neighbours
+    head.train()
+    assert torch.isfinite(head(hidden[:1])).all()  # one row has no spread
+    assert [parameter.shape for parameter in head.norm.parameters()] == []
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^pooled_norm='layer': expected one of none, batch$"):
+        SequenceHead(3, 2, "mean", norm="layer")

@@ -67,6 +67,7 @@ def test_both_phases_and_all_formats_resume(dtype, after, phase, tmp_path):
         "method.features=8",
         "method.redraw=3",
         "model.dropout=0.1",
+        "model.pooled_norm=none",
         "task.train.pretrain=masked",
         "task.train.accumulate=2",
         f"hardware.dtype={dtype}",

@@ -6,6 +6,7 @@ import torch
 from bench.build import facts
 from bench.case import build_case
 from bench.cell import derive_seed
+from bench.errors import Refused
 from bench.model import build_model, build_task
 from bench.training.batches import Batches
 from bench.training.distributed import Group
@@ -59,6 +60,28 @@ def test_an_epoch_sees_every_example_once():
     assert Batches(rows, 99, 0, Group()).size == 12
 
 
+def test_stratified_batches_hold_the_shares_of_the_split():
+    classes = torch.tensor([0] * 70 + [1] * 40 + [2] * 10)
+    rows = Examples(torch.arange(120)[:, None], classes, torch.ones(120, dtype=torch.int64))
+    batches = Batches(rows, 24, 0, Group(), stratify=True)
+    for epoch in (0, 1):
+        taken = [batches.rows(5 * epoch + place) for place in range(5)]
+        assert sorted(torch.cat(taken).tolist()) == list(range(120))
+        for batch in taken:
+            counts = torch.bincount(classes[batch], minlength=3)
+            assert (counts - torch.tensor([14, 8, 2])).abs().max() <= 1
+    assert batches.rows(0).tolist() != batches.rows(5).tolist()
+    assert batches.rows(0).tolist() == Batches(rows, 24, 0, Group(), stratify=True).rows(0).tolist()
+
+
+def test_stratified_training_is_another_run_of_the_same_data():
+    pair = of_task("Pair")
+    plain, stratified = (train(small(pair, f"task.train.stratify={flag}"), quiet) for flag in ("false", "true"))
+    assert losses(plain) != losses(stratified)
+    with pytest.raises(ValueError, match=r"task.train.stratify=true: this task has a target a token"):
+        train(small(of_task("Ragged"), "task.train.stratify=true"), quiet)
+
+
 def test_evaluation_counts_every_target():
     model = torch.nn.Module()
     model.forward = lambda tokens, padding, global_mask: torch.nn.functional.one_hot(tokens[:, 0] % 3, 3).float()
@@ -71,11 +94,22 @@ def test_evaluation_counts_every_target():
 @pytest.mark.parametrize("task", ["Ragged", "Pair"])
 @pytest.mark.parametrize("pretrain", ["none", "masked"])
 def test_accumulated_pieces_are_the_batch(task, pretrain):
-    overrides = [of_task(task), "hardware.dtype=float64", f"task.train.pretrain={pretrain}"]
+    overrides = [
+        of_task(task),
+        "hardware.dtype=float64",
+        "model.pooled_norm=none",
+        f"task.train.pretrain={pretrain}",
+    ]
     whole, pieces = (train(small(*overrides, f"task.train.accumulate={n}"), quiet) for n in (1, 4))
     assert losses(whole) == pytest.approx(losses(pieces), rel=1e-10)
     if pretrain != "none":
         assert whole["pretrain_loss"] == pytest.approx(pieces["pretrain_loss"], rel=1e-10)
+
+
+def test_whole_batches_are_needed_to_standardise_over_them():
+    with pytest.raises(Refused, match=r"^model.pooled_norm=batch: needs whole batches"):
+        small(of_task("Pair"), "task.train.accumulate=2")
+    small("task.train.accumulate=2")  # a task of one target a token pools nothing
 
 
 def test_too_many_pieces_for_the_data():
