@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.cell import Cell, canonical
-from bench.columns import MEMORY, SCHEMA_VERSION, TABLES
+from bench.columns import ENERGY, MEMORY, SCHEMA_VERSION, TABLES
 from bench.measure.usage import shares
 from bench.stats import by_subject, median, share, speedup
 from bench.store import Store
@@ -90,15 +90,17 @@ def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
     memory = {key: results.get("memory", {}).get(key) for key in MEMORY}
     errors = results.get("error", {}).get("errors", [])
     if cell.table == "efficiency":
-        yield "efficiency", {**base, **memory, **cost_columns(record), "output_error": _unit_error(errors)}
+        costs = {**memory, **cost_columns(record), **{key: results.get("energy", {}).get(key) for key in ENERGY}}
+        yield "efficiency", {**base, **costs, "output_error": _unit_error(errors)}
     if cell.table == "accuracy":
         row: Row = {**base, **memory, "train_params": canonical(cell.content()["train"])}
         row |= accuracy_columns(results.get("train", {}))
         yield "accuracy", row
+    inputs = {"inputs": "gaussian" if cell.task is None else "trained"}
     if cell.table == "errors" and not errors:
-        yield "errors", base
+        yield "errors", {**base, **inputs}
     for row in errors:
-        yield "errors", {**base, **row}
+        yield "errors", {**base, **inputs, **row}
     for group in results.get("train", {}).get("breakdown", []):
         yield "breakdown", {**axes, **breakdown_columns(group)}
     for point in results.get("train", {}).get("curve", []):

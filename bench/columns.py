@@ -84,6 +84,13 @@ MEMORY: Columns = {
     "memory_note": str,
 }
 
+ENERGY: Columns = {
+    "energy_j": float,
+    "baseline_energy_j": float,
+    "energy_source": str,
+    "energy_note": str,
+}
+
 #: What the timed part had of its cores.
 USAGE: Columns = {"cpu_share": float, "wait_share": float, "contended": bool}
 
@@ -115,15 +122,20 @@ EFFICIENCY: Columns = {
     "floor_share": float,
     "output_error": float,
     **USAGE,
+    **ENERGY,
 }
 
 ERRORS: Columns = {
+    "inputs": str,
+    "layer": int,
     "qk_norm": float,
     "output_error": float,
     "spectral_error": float,
     "attention_error": float,
     "row_tv": float,
     "row_kl": float,
+    "topk_recall": float,
+    "exact_accuracy": float,
     "note": str,
 }
 

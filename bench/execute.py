@@ -20,14 +20,14 @@ from bench.match import reached
 from bench.model import BASELINE_METHOD
 from bench.plan import Planned
 
-#: A cell's time limit where none was given, by table.
-TIMEOUT_S = {"efficiency": 600.0, "errors": 600.0, "accuracy": 3600.0}
+#: A cell's time limit where none was given, and that of one in which a model is trained.
+TIMEOUT_S, TRAINING_TIMEOUT_S = 600.0, 3600.0
 
 #: Share of the free memory that a cell may take where no limit was given.
 MEMORY_SHARE = 0.8
 
 #: Passes that share a process; memory needs one of its own. In this order, so that what cannot fit fails first.
-GROUPS = (("memory",), ("latency",), ("error",))
+GROUPS = (("memory",), ("latency", "energy"), ("error",))
 TRAIN_GROUPS = (("train",), ("memory",))
 
 Progress = Callable[[dict[str, Any]], None]
@@ -41,6 +41,10 @@ class Limits:
     timeout_s: float | None = None
     memory_mib: float | None = None
     checkpoint_s: float | None = None
+
+    def timeout(self, cell: Cell) -> float:
+        """Seconds that a cell may take."""
+        return self.timeout_s or (TIMEOUT_S if cell.train is None else TRAINING_TIMEOUT_S)
 
     def memory(self) -> float:
         """The memory limit of one process in MiB."""
@@ -96,7 +100,7 @@ def run_cell(
     if verdict is not None:
         return {**record, "status": verdict[0], "reason": verdict[1]}
     started, measured = time.perf_counter(), 0.0
-    timeout = limits.timeout_s or TIMEOUT_S[cell.table]
+    timeout = limits.timeout(cell)
     for group in TRAIN_GROUPS if cell.table == "accuracy" else GROUPS:
         passes = [name for name in group if name in cell.measure.passes]
         if not passes:

@@ -12,7 +12,7 @@ from bench.cell import Cell
 from bench.collect import collect
 from bench.environment import env_id
 from bench.errors import StoreError
-from bench.execute import TIMEOUT_S, Limits, capture_environment, new_record
+from bench.execute import Limits, capture_environment, new_record
 from bench.plan import Planned
 from bench.store import Store
 from bench.sweep import must_run, run_plan
@@ -38,7 +38,7 @@ def needs(item: Planned, limits: Limits) -> Needs:
     cell = item.cell
     wanted = limits.memory_mib or item.facts.footprint_mib
     memory = 2 ** ceil(max(wanted, 1) + PROCESS_MIB).bit_length()
-    time_s = START_S + (limits.timeout_s or TIMEOUT_S[cell.table])
+    time_s = START_S + limits.timeout(cell)
     return Needs(cell.hardware.device.partition(":")[0], cell.hardware.threads, memory, ceil(time_s))
 
 

@@ -27,7 +27,7 @@ PREFIX = {"method": "method", "task": "task.params"}
 DEFAULT_SEQ_LEN, DEFAULT_HEADS, DEFAULT_HEAD_DIM = 1024, 8, 64
 
 COST_PASSES = ("latency", "memory", "flops")
-DECODE_PASSES = ("latency", "memory")
+DECODE_PASSES = ("latency", "memory", "energy")
 
 
 def available_cores() -> int:
@@ -81,7 +81,9 @@ def cell_from_settings(cfg: Config) -> Cell:
     pooling = cfg.model.pooling.value
     if model_level and causal and pooling in ("cls", "first") and not (task_cls and task_cls.per_token):
         raise Refused(f"model.pooling={pooling}: with causal=true its row sees no other token; say last or mean")
-    train = _train(cfg, batch_size, causal, processes) if "train" in passes else None
+    # errors with a task are those on what a trained model's layers are given
+    trains = task is not None and bool({"train", "error"} & set(passes))
+    train = _train(cfg, batch_size, causal, processes) if trains else None
     split = train is not None and (train.accumulate > 1 or processes > 1)
     if split and cfg.model.pooled_norm.value == "batch" and not (task_cls and task_cls.per_token):
         raise Refused("model.pooled_norm=batch: needs whole batches, not pieces or shares; say none")
@@ -157,12 +159,14 @@ def _passes(cfg: Config, level: str, task: bool) -> tuple[str, ...]:
         return (*COST_PASSES, "error") if level == "core" and cfg.mode.value == "forward" else COST_PASSES
     passes = tuple(dict.fromkeys(item.value for item in cfg.measure.passes))
     if not passes:
-        raise Refused("measure.passes=[]: expected at least one of latency, memory, flops, error, train")
+        raise Refused("measure.passes=[]: expected at least one of latency, memory, flops, error, train, energy")
     if "train" in passes and not task:
         raise Refused("measure.passes: train needs a task, such as task=listops_mini")
-    if "train" in passes and {"latency", "error"} & set(passes):
+    if "train" in passes and {"latency", "error", "energy"} & set(passes):
         raise Refused("measure.passes: train goes with memory only; measure costs in a cell of their own")
-    if "error" in passes and level != "core":
+    if "error" in passes and task and passes != ("error",):
+        raise Refused("measure.passes: with a task, error goes alone: measure=error")
+    if "error" in passes and not task and level != "core":
         raise Refused(f"measure.passes: error is defined at level=core, not at level={level}")
     return passes
 

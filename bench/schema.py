@@ -39,6 +39,7 @@ class Pass(Enum):
     flops = "flops"
     error = "error"
     train = "train"
+    energy = "energy"
 
 
 class MemoryWay(Enum):

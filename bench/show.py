@@ -96,6 +96,11 @@ def cell_table(record: dict[str, Any]) -> str:
     if row.get("activations_mib") is not None:
         kept, rest = quantity(row["activations_mib"]), quantity(row["temporary_mib"])
         lines.append(("of it", f"{kept} MiB activations, kept for the backward, and {rest} temporary"))
+    if row.get("energy_j") is not None:
+        own, base = quantity(row["energy_j"]), quantity(row["baseline_energy_j"])
+        lines.append(("energy", f"{own} J a call, {base} of {record['baseline']} ({row['energy_source']})"))
+    elif row.get("energy_note"):
+        lines.append(("energy", f"unknown: {row['energy_note']}"))
     if row.get("flops") is not None:
         lines.append(("operations", f"{row['flops'] / 1e9:.3g} GFLOP, {quantity(row['gflops_per_s'])} GFLOP/s"))
     for found in record["results"].get("error", {}).get("errors", []):
@@ -104,7 +109,8 @@ def cell_table(record: dict[str, Any]) -> str:
             for key, thing in (("output_error", "output"), ("attention_error", "attention matrix"))
             if found.get(key) is not None
         ]
-        lines.append((f"error, |q|,|k| x {found['qk_norm']:g}", ", ".join(words) or found["note"]))
+        layer = f"layer {found['layer']}, " if "layer" in found else ""
+        lines.append((f"error, {layer}|q|,|k| x {found['qk_norm']:.3g}", ", ".join(words) or found["note"]))
     if row["parameters_ratio"] is not None:
         flag = ": not within 10 %" if row["parameters_flag"] else ""
         times = f"{row['parameters_ratio']:.3g} times those of {record['baseline']}"

@@ -24,7 +24,7 @@ from bench import environment
 from bench.case import build_case
 from bench.cell import Cell
 from bench.device import clock, why_unavailable
-from bench.measure import ceiling, error, latency, memory
+from bench.measure import ceiling, energy, error, latency, memory
 from bench.measure.guard import unchanged
 from bench.model import BASELINE_METHOD
 from bench.process import die_with_parent
@@ -64,27 +64,36 @@ def _latency(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
     return latency.measure(method, baseline, cell.measure, cell.hardware.threads, now)
 
 
+def _energy(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
+    method = build_case(cell, cell.method)
+    baseline = build_case(cell, BASELINE_METHOD, method.inputs)
+    return energy.measure(method, baseline, cell.hardware.device, clock(cell.hardware.device))
+
+
 def _memory(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
     return memory.measure(build_case(cell, cell.method), cell.hardware.device, cell.measure.memory_way)
 
 
-def _train(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
-    def progress(step: int, steps: int, note: str) -> None:
-        send({"event": "progress", "step": step, "steps": steps, "note": note})
+def _steps(send: Send) -> loop.Progress:
+    """Progress of a training run as messages."""
+    return lambda step, steps, note: send({"event": "progress", "step": step, "steps": steps, "note": note})
 
+
+def _train(cell: Cell, job: Job, send: Send) -> dict[str, Any]:
     def note(text: str) -> None:
         send({"event": "note", "text": text})
 
     hardware = cell.hardware
     with distributed.joined(hardware.processes, hardware.device, job.get("rendezvous", "")) as group:
         checkpoints = Checkpoints(**job.get("checkpoint", {}), note=note, group=group)
-        return loop.train(cell, progress, checkpoints, group)
+        return loop.train(cell, _steps(send), checkpoints, group)
 
 
 PASSES: dict[str, Callable[[Cell, Job, Send], dict[str, Any]]] = {
     "latency": _latency,
     "memory": _memory,
-    "error": lambda cell, job, send: error.measure(cell),
+    "energy": _energy,
+    "error": lambda cell, job, send: error.measure(cell, _steps(send)),
     "train": _train,
     "ceiling": lambda cell, job, send: dict(
         ceiling.measure(cell.hardware.device, cell.hardware.dtype, clock(cell.hardware.device))

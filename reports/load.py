@@ -19,7 +19,10 @@ HOW_TO_RUN = "python bench/run.py sweep=quick"
 
 @dataclass(frozen=True)
 class Run:
-    """What was read. `methods` names every method of the run, also where a table is narrowed to a part."""
+    """What was read. `methods` names every method of the run, also where a table is narrowed to a part.
+
+    Errors on Gaussian q and k, and on those of a trained model, are two tables: no mean goes over both.
+    """
 
     name: str
     folders: tuple[Path, ...]
@@ -31,6 +34,7 @@ class Run:
     curves: pd.DataFrame
     samples: pd.DataFrame
     environments: pd.DataFrame
+    trained_errors: pd.DataFrame
 
     def narrow(self, table: str, rows: pd.DataFrame) -> Run:
         """The same run with `rows` in place of one of its tables."""
@@ -39,7 +43,9 @@ class Run:
     @property
     def env_ids(self) -> list[str]:
         """The environments that the results were measured in."""
-        return sorted({str(env) for table in RESULTS for env in getattr(self, table)["env_id"]})
+        return sorted(
+            {str(env) for table in (*RESULTS, "trained_errors") for env in getattr(self, table)["env_id"]}
+        )
 
     @property
     def unfinished(self) -> list[str]:
@@ -62,6 +68,8 @@ def load(folders: Sequence[Path]) -> Run:
             raise ReportError(f"{places}: no tables to report. {waiting}")
         raise ReportError(f"{places}: no rows in any of {files}; to measure something first: {HOW_TO_RUN}")
     methods = sorted({str(name) for table in RESULTS for name in tables[table]["method"]})
+    trained = tables["errors"]["inputs"] == "trained"
+    tables["trained_errors"], tables["errors"] = tables["errors"][trained], tables["errors"][~trained]
     return Run(
         name=" + ".join(folder.resolve().name for folder in folders),
         folders=tuple(folders),

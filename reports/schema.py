@@ -82,7 +82,7 @@ _MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text", "inputs_mib": "metri
 _USAGE: Kinds = {"cpu_share": "metric", "wait_share": "metric", "contended": "flag"}
 
 #: Columns that came later: a table without them is read as one where they are empty.
-OPTIONAL = frozenset(_USAGE)
+OPTIONAL = frozenset({*_USAGE, "inputs", "layer", "topk_recall", "exact_accuracy"})
 
 
 def _interval(column: str, kind: Kind) -> Kinds:
@@ -115,6 +115,10 @@ TABLES: dict[str, Kinds] = {
         "attention_error": "metric",
         "row_tv": "metric",
         "row_kl": "divergence",
+        "inputs": "text",
+        "layer": "whole",
+        "topk_recall": "share",
+        "exact_accuracy": "share",
         "note": "text",
     },
     "accuracy": {
@@ -164,7 +168,7 @@ RESULTS = ("efficiency", "errors", "accuracy")
 #: What identifies a row within a table; a second row with the same values would be counted twice.
 UNIQUE: dict[str, tuple[str, ...]] = {
     "efficiency": ("env_id", "cell_id"),
-    "errors": ("env_id", "cell_id", "qk_norm"),
+    "errors": ("env_id", "cell_id", "qk_norm", "layer"),
     "accuracy": ("env_id", "cell_id"),
     "breakdown": ("env_id", "cell_id", "tags"),
 }

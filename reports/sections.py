@@ -13,12 +13,13 @@ from reports.literature import caveats, literature_tables
 from reports.load import HOW_TO_RUN, Run
 from reports.noise import noise_sentences
 from reports.plots.base import Plot
-from reports.settings import Setting, cost_settings, error_settings, task_settings
+from reports.settings import Setting, cost_settings, error_settings, task_settings, trained_error_settings
 from reports.tables import Table
 from reports.tables.answer import answer_table
 from reports.tables.failures import backends_table, environments_table, failures_table, noise_table
 from reports.tables.quality import accuracy_table, error_table, parameters_table, tradeoff_table
 from reports.tables.scaling import scaling_tables
+from reports.tables.trained_error import trained_error_table
 from reports.text import slug
 
 
@@ -59,7 +60,7 @@ def sections(run: Run) -> list[Section]:
         Section(
             "error",
             "What does it cost in quality: error",
-            _each(errors, _error),
+            (*_each(errors, _error), *_each(trained_error_settings(run), _trained_error)),
             _missing("an error", "errors.csv", "measure=error"),
         ),
         Section(
@@ -126,6 +127,10 @@ def _scaling(setting: Setting, suffix: str) -> Part:
 def _error(setting: Setting, suffix: str) -> Part:
     figures = _requests(plots.ERROR, setting, suffix)
     return Part(setting.label, setting.context, figures=figures, tables=(error_table(setting.run, suffix),))
+
+
+def _trained_error(setting: Setting, suffix: str) -> Part:
+    return Part(setting.label, setting.context, tables=(trained_error_table(setting.run, suffix),))
 
 
 def _accuracy(setting: Setting, suffix: str) -> Part:

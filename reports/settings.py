@@ -79,6 +79,11 @@ def error_settings(run: Run) -> list[Setting]:
     return _split(run, "errors", list(_CONTEXT))
 
 
+def trained_error_settings(run: Run) -> list[Setting]:
+    """The settings of `trained_errors`."""
+    return _split(run, "trained_errors", list(_CONTEXT))
+
+
 def task_settings(run: Run, table: str) -> list[Setting]:
     """The settings of `accuracy` or `curves`: one covers several tasks, each with its own shapes."""
     frame = getattr(run, table)

@@ -45,6 +45,12 @@ def train(
     return _Run(cell, progress, checkpoints or Checkpoints(), group or Group(cell.hardware.device)).run()
 
 
+def trained_model(cell: Cell, progress: Progress) -> tuple[_Run, dict[str, Any]]:
+    """A finished run, its model at the best dev step, and what `train` returns; in one process, from the start."""
+    run = _Run(cell, progress, Checkpoints(), Group(cell.hardware.device))
+    return run, run.run()
+
+
 class _Run:
     """One training run, in one of the processes of its group."""
 

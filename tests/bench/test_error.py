@@ -103,7 +103,7 @@ def test_seeds_change_inputs_and_features():
 
 def test_negative_entries_have_no_divergence(monkeypatch):
     cell = make_cell(*SMALL, "method=full")
-    minus = lambda method, q, k: -torch.ones(2, 40, 40)  # noqa: E731
+    minus = lambda method, q, k, padding: -torch.ones(2, 40, 40)  # noqa: E731
     monkeypatch.setattr(error, "effective_matrix", minus)
     row = error.measure(cell)["errors"][0]
     assert "row_kl" not in row

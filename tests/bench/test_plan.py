@@ -118,8 +118,6 @@ def test_ids_are_those_of_the_content_as_asdict_gives_it():
 #: (cell_id, config_id). Results on disk are known by them; only a parameter that a class gains may change its own.
 IDS = {
     "method=linear mode=decode hardware.threads=2": ("87f1e52c010354fc", "723cdd8afd430c93"),
-    "method=sdpa task=copying seed=3 hardware.threads=2": ("681a139596aa4360", "f8470ac7ddca0968"),
-    "method=sdpa level=model mode=train model=base hardware.threads=2": ("84b4f0c0c8a60dbb", "7d71fc8f72f41f58"),
 }
 
 

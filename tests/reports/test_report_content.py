@@ -7,18 +7,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from synthetic_run import METHODS, Tables, cost, costs, failed, synthetic_run, trained
+from synthetic_run import METHODS, Tables, cost, costs, failed, identity, synthetic_run, trained
 
 from reports.answer import answers, sentences
 from reports.load import Run, load
 from reports.plots import breakdown
 from reports.points import cost_points, seed_points
-from reports.settings import cost_settings, task_settings, with_series
+from reports.sections import sections
+from reports.settings import cost_settings, error_settings, task_settings, trained_error_settings, with_series
 from reports.style import styles
 from reports.tables import Table
 from reports.tables.failures import failures_table
-from reports.tables.quality import accuracy_table, parameters_table
+from reports.tables.quality import accuracy_table, error_table, parameters_table
 from reports.tables.scaling import scaling_tables
+from reports.tables.trained_error import trained_error_table
 from reports.text import interval, latex, markdown, number, slug
 from reports.tradeoff import candidates, front
 
@@ -269,3 +271,32 @@ def test_all_failed(tmp_path: Path) -> None:
     tables = by_name(run)
     assert field(tables["time-forward"], "sdpa", "1K") == "oom"
     assert tables["exponents"].data["time_exponent"].isna().all()
+
+
+def test_errors_on_trained_inputs_are_a_table_of_their_own(tmp_path: Path) -> None:
+    rows = []
+    for seed in (0, 1):
+        for layer in (0, 1):
+            row = identity("performer", task="copying", level="model", seed=seed, seq_len=64)
+            rows.append(
+                row
+                | {
+                    "inputs": "trained",
+                    "layer": layer,
+                    "qk_norm": 0.9 + layer,
+                    "exact_accuracy": 0.8,
+                    "output_error": 0.2 + layer,
+                    "topk_recall": 0.75,
+                }
+            )
+    gaussian = identity("performer") | {"inputs": "gaussian", "qk_norm": 1.0, "output_error": 0.5}
+    run = load_rows(tmp_path, errors=[*rows, gaussian])
+    assert (len(run.errors), len(run.trained_errors)) == (1, 4)
+    (setting,), (plain,) = trained_error_settings(run), error_settings(run)
+    found = trained_error_table(setting.run, "")
+    assert [row[2].text for row in found.rows] == ["0", "1"]
+    assert list(found.data["output_error"]) == pytest.approx([0.2, 1.2])
+    assert list(found.data["topk_recall"]) == pytest.approx([0.75, 0.75])
+    assert "test accuracy 0.8" in found.caption
+    assert list(error_table(plain.run, "").data["output_error"]) == [0.5]
+    assert [part.tables[0].name for part in sections(run)[2].parts] == ["error", "trained-error"]
