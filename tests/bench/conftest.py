@@ -20,9 +20,13 @@ FAST = ["seq_len=32", "heads=2", "head_dim=8", "measure.budget_s=0", "measure.mi
 MISBEHAVING = "tests.bench.misbehaving"
 
 
+# one for all tests, as a sweep has one for all its cells
+_COMPOSER = Composer()
+
+
 def make_cell(*overrides: str) -> Cell:
     with hydra_context():
-        return cell_from_config(Composer().compose(list(overrides)))
+        return cell_from_config(_COMPOSER.compose(list(overrides)))
 
 
 def make_plan(*lines: str) -> list[Planned]:
