@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from reports.charts import Chart
 from reports.load import Run
 from reports.plots.base import Plot
 
@@ -28,13 +29,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure on disk, and its SVG for the page."""
+    """A figure on disk, its SVG for the page, and its interactive twins."""
 
     name: str
     title: str
     caption: str
     alt: str
     svg: str
+    charts: tuple[Chart, ...] = ()
 
 
 def render(request: Request, folder: Path) -> Drawn | None:
@@ -52,7 +54,8 @@ def render(request: Request, folder: Path) -> Drawn | None:
     )
     title = f"{request.plot.title}: {request.setting}" if request.setting else request.plot.title
     svg = inline(path.with_suffix(".svg").read_text(encoding="utf-8"), request.name)
-    return Drawn(request.name, title, request.plot.caption, f"{title}. {request.plot.caption}", svg)
+    charts = tuple(chart for make in request.plot.charts if (chart := make(request.run)) is not None)
+    return Drawn(request.name, title, request.plot.caption, f"{title}. {request.plot.caption}", svg, charts)
 
 
 def inline(svg: str, name: str) -> str:

@@ -16,6 +16,9 @@ MODES = ("forward", "train", "decode")
 #: Exact attention comes first in every legend and table.
 _FIRST = ("full", "sdpa")
 
+#: What every point is made of, beside its value and its place.
+_READ = ("series", "method", "status", "reason", "degenerate")
+
 Row = dict[str, object]
 
 
@@ -34,6 +37,8 @@ class Point:
     reason: str
     degenerate: bool
     way: str = ""
+    #: Places in the table of the run.
+    rows: tuple[int, ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -74,8 +79,13 @@ def _points(
     combine: Callable[[list[Row]], tuple[float, float, float, str]],
 ) -> list[Point]:
     groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    for row in records(frame):
-        groups[(row["series"], *(row[place] for place in places))].append(row)
+    indices: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    # A table has dozens of columns, and a run a hundred thousand rows.
+    read = [name for name in (*_READ, column, f"{column}_low", f"{column}_high") if name in frame]
+    for index, row in zip(frame.index, records(frame[list(dict.fromkeys((*read, *places)))]), strict=True):
+        key = (row["series"], *(row[place] for place in places))
+        groups[key].append(row)
+        indices[key].append(int(index))
     points = []
     for key, rows in groups.items():
         measured = [row for row in rows if row["status"] == "ok" and math.isfinite(_number(row, column))]
@@ -98,6 +108,7 @@ def _points(
                 reason=reason,
                 degenerate=any(row["degenerate"] is True for row in rows),
                 way=way,
+                rows=tuple(indices[key]),
             )
         )
     return sorted(points, key=lambda point: (series_order(point.series, point.method), point.place))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +12,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from reports.charts import curves
 from reports.load import Run
 from reports.plots.base import Plot, key, legend
 from reports.points import ordered_series
@@ -65,4 +67,5 @@ FIGURE = Plot(
     "bound of what it can learn.",
     draw,
     data,
+    tuple(partial(curves.chart, column=column) for column in curves.QUANTITIES),
 )

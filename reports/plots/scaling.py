@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reports.charts import Chart, costs
 from reports.fits import exponent
 from reports.load import Run
 from reports.plots.base import failure_key, key, legend, length_axis, number_axis, panels
@@ -68,6 +69,17 @@ def cost_data(run: Run, cost: Cost) -> pd.DataFrame:
     """The points of `draw_cost`."""
     places = ("mode", "seq_len")
     return tidy(cost_points(run.efficiency, cost.column, places), places)
+
+
+def cost_chart(run: Run, cost: Cost) -> Chart | None:
+    """The interactive twin of `draw_cost`."""
+    names = modes(run.efficiency)
+
+    def slopes(line: list[Point]) -> str:
+        by_mode = (_slope([point for point in line if point.place[0] == mode]) for mode in names)
+        return f"exponent {' / '.join(by_mode)}" if cost.exponents else ""
+
+    return costs.chart(run, cost.column, cost.label, cost.line_at, slopes)
 
 
 def _draw_line(panel: Axes, line: list[Point], style: Style) -> None:
