@@ -42,7 +42,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best contender of a group, and how far ahead of the next it is."""
+    """The best contender of a group, and how far ahead of its rival it is: one it ties with, else the next."""
 
     best: Contender
     rival: Contender | None
@@ -64,33 +64,35 @@ class Answer:
     @property
     def fastest(self) -> Contender | None:
         """The fastest of all; an approximation only where it is faster than exact attention beyond doubt."""
-        return _ahead(self.approximate, self.exact)
+        return ahead(self.approximate, self.exact)
 
     @property
     def faithful(self) -> Contender | None:
         """The fastest whose output is, within `CLOSE`, that of exact attention."""
-        return _ahead(self.close, self.exact)
+        return ahead(self.close, self.exact)
 
 
 def answers(run: Run) -> list[Answer]:
     """An answer for each mode and length of a narrowed run, from cells that do not equal full attention."""
-    frame = run.efficiency
+    places = contenders(run)
+    order = {mode: rank for rank, mode in enumerate(modes(run.efficiency))}
+    return [_answer(*place, places[place]) for place in sorted(places, key=lambda key: (order[key[0]], key[1]))]
+
+
+def contenders(run: Run) -> dict[tuple[str, int], list[Contender]]:
+    """(mode, length) -> who was timed there and does not equal full attention; of a narrowed run."""
     places = ("mode", "seq_len")
     columns = {
-        column: {(p.series, p.place): p for p in cost_points(frame, column, places)}
+        column: {(p.series, p.place): p for p in cost_points(run.efficiency, column, places)}
         for column in ("speedup", "latency_ms", "peak_mib")
     }
-    errors = _errors(run)
-    found = []
-    for mode in modes(frame):
-        for seq_len in sorted({int(n) for n in frame.loc[frame["mode"] == mode, "seq_len"]}):
-            contenders = [
-                _contender(point, columns, errors.get((series, seq_len), math.nan))
-                for (series, place), point in columns["latency_ms"].items()
-                if place == (mode, seq_len) and point.measured and not point.degenerate
-            ]
-            if contenders:
-                found.append(_answer(mode, seq_len, contenders))
+    errors = output_errors(run)
+    found: dict[tuple[str, int], list[Contender]] = {}
+    for (series, (mode, seq_len)), point in columns["latency_ms"].items():
+        if point.measured and not point.degenerate:
+            place = (str(mode), int(str(seq_len)))
+            one = _contender(point, columns, errors.get((series, place[1]), math.nan))
+            found.setdefault(place, []).append(one)
     return found
 
 
@@ -142,7 +144,7 @@ def _others(answer: Answer) -> str:
     if exact is None or approximate is None:
         return f"{text}No approximation was measured there."
     best = approximate.best
-    if _apart(exact.best, best):
+    if apart(exact.best, best):
         return f"{text}The fastest approximation, {best.series}, is slower ({_speed(best)})."
     return f"{text}The fastest approximation, {best.series}, makes no difference in time."
 
@@ -169,7 +171,7 @@ def _speed(one: Contender) -> str:
     return f"{factor} SDPA{bracket}{ends}"
 
 
-def _errors(run: Run) -> dict[tuple[str, int], float]:
+def output_errors(run: Run) -> dict[tuple[str, int], float]:
     """(series, length) -> output error: from `errors` at the default scale, else as the cost cell saw it."""
     configuration = ("method", "budget_name", "budget_value", "method_params", "seq_len")
 
@@ -214,41 +216,55 @@ def _contender(
 
 
 def _answer(mode: str, seq_len: int, contenders: list[Contender]) -> Answer:
-    # Times of different cells drift apart on a busy machine; only where one has no pair do they decide.
-    if not all(math.isfinite(one.speedup + one.low + one.high) for one in contenders):
-        contenders = [replace(one, speedup=math.nan, low=math.nan, high=math.nan) for one in contenders]
+    contenders = alike(contenders)
     weighed = [one for one in contenders if math.isfinite(one.peak_mib)]
     return Answer(
         mode,
         seq_len,
-        exact=_choose([one for one in contenders if one.exact]),
-        approximate=_choose([one for one in contenders if not one.exact]),
-        close=_choose([one for one in contenders if not one.exact and one.error <= CLOSE]),
+        exact=choose([one for one in contenders if one.exact]),
+        approximate=choose([one for one in contenders if not one.exact]),
+        close=choose([one for one in contenders if not one.exact and one.error <= CLOSE]),
         leanest=min(weighed, key=lambda one: one.peak_mib) if weighed else None,
     )
 
 
-def _choose(group: list[Contender]) -> Choice | None:
+def alike(contenders: list[Contender]) -> list[Contender]:
+    """All by speedup, or all by time.
+
+    Times of different cells drift apart on a busy machine; only where one has no pair do they decide.
+    """
+    if all(math.isfinite(one.speedup + one.low + one.high) for one in contenders):
+        return contenders
+    return [replace(one, speedup=math.nan, low=math.nan, high=math.nan) for one in contenders]
+
+
+def choose(group: list[Contender]) -> Choice | None:
+    """The fastest of a group and how it stands to the next; None of an empty one."""
     if not group:
         return None
-    best, *others = sorted(group, key=lambda one: (-_rate(one), one.series))
+    best, *others = sorted(group, key=lambda one: (-rate(one), one.series))
     if not others:
         return Choice(best, None, math.nan, tie=False)
-    return Choice(best, others[0], _rate(best) / _rate(others[0]), tie=not _apart(best, others[0]))
+    # Not only the next may overlap: one further behind does where its interval is wide.
+    equal = next((one for one in others if not apart(best, one)), None)
+    rival = equal or others[0]
+    return Choice(best, rival, rate(best) / rate(rival), tie=equal is not None)
 
 
-def _rate(one: Contender) -> float:
+def rate(one: Contender) -> float:
+    """What more is better of: the speedup, or passes a millisecond where there was no pair."""
     return one.speedup if math.isfinite(one.speedup) else 1 / one.latency_ms
 
 
-def _apart(faster: Contender, slower: Contender) -> bool:
+def apart(faster: Contender, slower: Contender) -> bool:
     """Whether the intervals lie apart: those of the speedup, or of the time where there was no pair."""
     if math.isfinite(faster.speedup + slower.speedup):
         return faster.low > slower.high
     return faster.latency_high < slower.latency_low
 
 
-def _ahead(challenger: Choice | None, holder: Choice | None) -> Contender | None:
+def ahead(challenger: Choice | None, holder: Choice | None) -> Contender | None:
+    """The best of both groups: the challenger's only where it is faster than the holder's beyond doubt."""
     if holder is None:
         return challenger.best if challenger else None
-    return challenger.best if challenger and _apart(challenger.best, holder.best) else holder.best
+    return challenger.best if challenger and apart(challenger.best, holder.best) else holder.best

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 from scipy.stats import linregress, t
 
 #: Below this length fixed overhead, not the algorithm, sets the time.
@@ -40,13 +41,43 @@ class Crossover:
 
 def exponent(lengths: Sequence[float], values: Sequence[float], *, shortest: float = SHORTEST) -> Estimate | None:
     """The slope of log value over log length, with a t-interval; None with fewer than three lengths."""
-    pairs = [(n, v) for n, v in zip(lengths, values, strict=True) if n >= shortest and v > 0]
-    if len({n for n, _ in pairs}) < _FEWEST:
+    pairs = _fitted(lengths, values, shortest)
+    if pairs is None:
         return None
     fit = linregress([math.log(n) for n, _ in pairs], [math.log(v) for _, v in pairs])
     half = float(t.ppf(0.975, len(pairs) - 2)) * float(fit.stderr)
     slope = float(fit.slope)
     return Estimate(slope, slope - half, slope + half, len(pairs), "least squares on logarithms")
+
+
+def predict(
+    lengths: Sequence[float], values: Sequence[float], at: float, *, shortest: float = SHORTEST
+) -> Estimate | None:
+    """What the line of `exponent` gives at a length that was not measured, with its 95 % prediction interval.
+
+    The interval is that of a new observation under the fitted law. It knows nothing of what the law may miss:
+    a cache that overflows, a kernel that changes. None with fewer than three lengths.
+    """
+    pairs = _fitted(lengths, values, shortest)
+    if pairs is None:
+        return None
+    x, y = (np.log(np.array(side, dtype=float)) for side in zip(*pairs, strict=True))
+    fit = linregress(x, y)
+    rest = y - fit.intercept - fit.slope * x
+    spread = math.sqrt(float(rest @ rest) / (len(x) - 2))
+    far = (math.log(at) - x.mean()) ** 2 / float(((x - x.mean()) ** 2).sum())
+    half = float(t.ppf(0.975, len(x) - 2)) * spread * math.sqrt(1 + 1 / len(x) + far)
+    middle = float(fit.intercept + fit.slope * math.log(at))
+    value, low, high = (float(np.exp(end)) for end in (middle, middle - half, middle + half))
+    return Estimate(value, low, high, len(x), "the fitted power law")
+
+
+def _fitted(
+    lengths: Sequence[float], values: Sequence[float], shortest: float
+) -> list[tuple[float, float]] | None:
+    """The (length, value) pairs that a law is fitted to; None with fewer than three lengths."""
+    pairs = [(n, v) for n, v in zip(lengths, values, strict=True) if n >= shortest and v > 0]
+    return pairs if len({n for n, _ in pairs}) >= _FEWEST else None
 
 
 def crossover(

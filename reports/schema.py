@@ -74,7 +74,7 @@ _OUTCOME: Kinds = {
     "started_at": "text",
 }
 
-_MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text"}
+_MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text", "inputs_mib": "metric", "parameters_mib": "metric"}
 
 
 def _interval(column: str, kind: Kind) -> Kinds:

@@ -107,6 +107,8 @@ def cost(method: str, seq_len: int, mode: str = "forward", **axes: Any) -> Row:
         "baseline_backend": "sdpa:flash",
         "peak_mib": 8 * (seq_len / 1024) ** (2 if method == "full" else 1) * factor,
         "peak_way": "high_water",
+        "inputs_mib": 6 * seq_len / 1024,
+        "parameters_mib": 0.5,
         "output_error": error,
         "degenerate": method == "longformer" and seq_len <= 256,
     }
