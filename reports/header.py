@@ -52,6 +52,12 @@ def warnings(run: Run) -> list[str]:
             f"They are never pooled: each has figures and tables of its own, and times of different "
             f"environments do not compare."
         )
+    for env, names in run.efficiency.groupby("env_id")["run"].unique().items():
+        if len(names) > 1:
+            lines.append(
+                f"Runs {listing(sorted(map(str, names)))} were measured in one environment ({env}) "
+                f"and share its figures."
+            )
     if status_counts(run).get("ok", 0) == 0:
         lines.append("No cell of this run ended well; the reasons are listed under failures.")
     return lines

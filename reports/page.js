@@ -35,9 +35,10 @@
   const short = (v) => (v !== 0 && Math.abs(v) < 1e-3 ? v.toExponential(0)
     : v.toLocaleString("en-US", { maximumSignificantDigits: 3, notation: Math.abs(v) >= 1e4 ? "compact" : "standard" }));
   const write = {
-    length, number, percent: (v) => (v === null ? "–" : `${(100 * v).toFixed(1)} %`),
+    length, number, exact: (v) => exact(v), percent: (v) => (v === null ? "–" : `${(100 * v).toFixed(1)} %`),
   };
-  const tickText = { length, number: short, percent: (v) => `${Math.round(100 * v)}%` };
+  const exact = (v) => v.toLocaleString("en-US", { maximumSignificantDigits: 6 });
+  const tickText = { length, number: short, exact, percent: (v) => `${Math.round(100 * v)}%` };
 
   // ---- small helpers for elements
   const make = (tag, attrs = {}, ...children) => {
@@ -199,7 +200,7 @@
     dirty() { this.stale = true; this.draw(); }
 
     draw() {
-      if (!this.stale || !this.visible) return;
+      if (!this.stale || !(this.visible || this.eager)) return;
       this.stale = false;
       this.width = this.place.clientWidth;
       const pass = passes[this.spec.table];
@@ -258,7 +259,8 @@
       const names = chart.names;
       const height = bySeries ? 62 + 24 * names.length : spec.ends ? 230 : 320;
       const left = bySeries ? Math.min(width * 0.45, 24 + 6.2 * Math.max(...names.map((n) => n.length))) : 54;
-      const [right, top, bottom] = [spec.ends ? 58 : 14, 30, height - 42];
+      const ends = spec.ends ? [...chart.series.values()].map((one) => one.name.split(" · ").at(-1).length) : [];
+      const [right, top, bottom] = [spec.ends ? 12 + 6 * Math.max(...ends) : 14, 30, height - 42];
       const good = this.marks.filter((mark) => !mark.failure && mark.y !== null && mark.x !== null);
       // Panels share the axis of values, so that they compare at a glance.
       const all = spec.size ? good : chart.shown.filter((mark) => !mark.failure && mark.x !== null && mark.y !== null);
@@ -455,6 +457,31 @@
     }
   }
 
+  // ---- the question at the top: a cell of the table below it, picked by mode, length and memory
+  function finder(table) {
+    const rows = [...table.tBodies[0].rows];
+    const texts = (cells) => [...new Set([...cells].map((cell) => cell.textContent.trim()))];
+    const pick = (label, values, start) => {
+      const select = make("select", { onchange: answer }, ...values.map((value, i) => make("option", { selected: i === start }, value)));
+      return [select, make("label", {}, `${label} `, select)];
+    };
+    const answer = () => {
+      const row = rows.find((r) => r.cells[0].textContent.trim() === mode.value && r.cells[1].textContent.trim() === memory.value);
+      out.replaceChildren(...row.cells[2 + length.selectedIndex].cloneNode(true).childNodes);
+    };
+    const lengths = texts(table.tHead.rows[0].cells).slice(2);
+    const limits = texts(rows.map((row) => row.cells[1]));
+    const [mode, modeLabel] = pick("I want to run", texts(rows.map((row) => row.cells[0])), 0);
+    const [length, lengthLabel] = pick("at a length of", lengths, lengths.length - 1);
+    const [memory, memoryLabel] = pick("within", limits, limits.length - 1);
+    const out = make("output", { "aria-live": "polite" });
+    const form = make("form", { class: "finder", "aria-label": "Find the method to use" }, modeLabel, lengthLabel, memoryLabel, out);
+    const part = table.closest(".part");
+    (part.querySelector(".sentences") || part.querySelector("details")).before(form);
+    answer();
+  }
+  document.querySelectorAll('table[id^="table-within"]').forEach(finder);
+
   // ---- start: unhide what needs a script, then draw what is in sight
   document.documentElement.classList.add("scripted");
   form.hidden = false;
@@ -467,6 +494,8 @@
     });
   });
   new ResizeObserver(() => document.documentElement.style.setProperty("--bar", `${form.offsetHeight}px`)).observe(form);
+  // A few charts are drawn at once, so that nothing moves when scrolled to; thousands of marks wait until in sight.
+  if (charts.reduce((sum, chart) => sum + chart.marks.length, 0) < 20000) for (const chart of charts) chart.eager = true;
   readAddress();
   document.getElementById(anchor())?.scrollIntoView();
   // Paper cannot unfold: open every table of the report before printing.

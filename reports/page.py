@@ -14,6 +14,7 @@ from reports.charts.embed import document
 from reports.figures import Drawn, Request, render
 from reports.filters import filters
 from reports.load import Run
+from reports.reproduce import UNTOLD
 from reports.sections import Section, sections
 from reports.style import use_theme
 from reports.tables import Table
@@ -67,6 +68,7 @@ def _html(run: Run, chapters: list[Section], drawn: dict[str, Drawn], command: s
         sections=chapters,
         drawn=drawn,
         command=command,
+        untold=UNTOLD,
         filters=filters(run),
         data=Markup(document(run, {name: figure.charts for name, figure in drawn.items() if figure.charts})),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),

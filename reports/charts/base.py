@@ -11,7 +11,7 @@ from reports.points import Point
 from reports.style import Style, series_styles
 
 Scale = Literal["log2", "log", "linear", "series"]
-Text = Literal["length", "number", "percent"]
+Text = Literal["length", "number", "exact", "percent"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Mark:
 class Chart:
     """Marks in panels. `table` holds their rows, `columns` are those shown first; `value` is the measured axis.
 
-    `joined` draws lines through the marks of a series, `bare` nothing but lines, `ends` writes the name of a line at
-    its end, `references` are lines at fixed values of a panel ("" for all), `size` says what the area stands for.
+    `joined` draws lines through the marks of a series, `bare` only lines, `ends` writes a line's name at its end,
+    `references` are lines at fixed values of a panel ("" for all), `size` says what the area stands for.
     """
 
     table: str

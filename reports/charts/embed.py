@@ -16,8 +16,8 @@ from reports.schema import RESULTS
 from reports.style import outline, styles
 
 #: Of a mark: what a script reads. Names are short words of the chart, not of a CSV file.
-_MARK = ("panel", "series", "x", "y", "x_low", "x_high", "y_low", "y_high", "size")
-_MARK += ("failure", "reason", "note", "hollow", "front", "line", "rows")
+_PLACE = ("panel", "series", "x", "y", "x_low", "x_high", "y_low", "y_high", "size")
+_FACTS = ("failure", "reason", "note", "hollow", "front", "line")
 
 
 def document(run: Run, charts: Mapping[str, Sequence[Chart]]) -> str:
@@ -55,7 +55,7 @@ def _table(run: Run, table: str) -> dict[str, Any]:
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
-    marks = {name: column(_field(mark, name) for mark in chart.marks) for name in _MARK[:-1]}
+    marks = {name: column(_field(mark, name) for mark in chart.marks) for name in (*_PLACE, *_FACTS)}
     marks["rows"] = [list(mark.rows) for mark in chart.marks]
     return {
         "table": chart.table,

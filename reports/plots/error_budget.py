@@ -48,7 +48,7 @@ def chart(run: Run) -> Chart | None:
         _rows(run),
         x="budget_value",
         x_label="budget",
-        x_text="number",
+        x_text="exact",
         line="qk_norm",
         line_text=lambda norm: f"q, k {TIMES} {tick(norm)}",
     )

@@ -58,7 +58,7 @@ def chart(run: Run) -> Chart | None:
         x_label="sequence length (tokens)",
         x_text="length",
         line="budget_value",
-        line_text=lambda value: f"budget {_budget(value)}",
+        line_text=lambda value: _budget(value),
     )
 
 
