@@ -21,9 +21,9 @@ def hardware(run: Run, frame: pd.DataFrame) -> list[str]:
 
 def _label(row: dict[str, object], several: bool) -> str:
     parts = [str(row["device"] or ""), str(row["dtype"] or "")]
-    if not pd.isna(row["threads"]):  # type: ignore[call-overload]
+    if row["threads"] is not None:
         parts.append(plural(int(str(row["threads"])), "thread"))
-    if not pd.isna(row["processes"]) and row["processes"] != 1:  # type: ignore[call-overload]
+    if row["processes"] not in (None, 1):
         parts.append(plural(int(str(row["processes"])), "process"))
     if several:
         parts.append(f"environment {row['env_id']}")

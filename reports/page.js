@@ -449,7 +449,7 @@
     save() {
       const { read } = tables[this.chart.spec.table];
       const names = Object.keys(read).filter((name) => !name.startsWith("_"));
-      const field = (v) => (v === null ? "" : v === true ? "True" : v === false ? "False" : /[",\n\r]/.test(v) ? `"${v.replaceAll('"', '""')}"` : v);
+      const field = (v) => (v === null ? "" : typeof v === "boolean" ? String(v) : /[",\n\r]/.test(v) ? `"${v.replaceAll('"', '""')}"` : v);
       const lines = [names, ...this.rows.map((row) => names.map((name) => read[name](row)))].map((line) => line.map(field).join(","));
       const link = make("a", { href: URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" })), download: `${this.chart.spec.table}-${this.chart.place.closest("figure").id}.csv` });
       link.click();

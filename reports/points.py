@@ -137,8 +137,10 @@ def failures(rows: Iterable[Row]) -> tuple[str, str]:
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
-    """The rows as dictionaries of plain Python values."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    """The rows as dictionaries of plain Python values; what is missing from a nullable column is None."""
+    names = [str(name) for name in frame.columns]
+    columns = [[None if v is pd.NA else v for v in frame.iloc[:, place].tolist()] for place in range(len(names))]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)] if names else []
 
 
 def series_order(series: str, method: str) -> tuple[int, str, list[tuple[float, str]]]:

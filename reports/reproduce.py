@@ -6,8 +6,6 @@ import json
 import shlex
 from collections.abc import Iterable
 
-import pandas as pd
-
 from reports.load import Run
 from reports.points import Row, records
 from reports.settings import NO_TASK
@@ -61,7 +59,7 @@ def _words(row: Row, table: str) -> tuple[str, ...]:
     if row["level"] == "model":
         words += [f"model={row['model']}", *_set(row, _OF_MODEL)]
     words += _set(row, _ALWAYS)
-    if table == "accuracy" and not pd.isna(row["steps"]):  # type: ignore[call-overload]
+    if table == "accuracy" and row["steps"] is not None:
         words.append(f"task.train.steps={row['steps']}")
     return tuple(words)
 
@@ -76,7 +74,7 @@ def _parameters(row: Row) -> list[str]:
 
 def _set(row: Row, keys: dict[str, str]) -> list[str]:
     known = ((key, row[column]) for column, key in keys.items())
-    return [f"{key}={_hydra(value)}" for key, value in known if value not in (None, "") and not pd.isna(value)]  # type: ignore[call-overload]
+    return [f"{key}={_hydra(value)}" for key, value in known if value not in (None, "") and value == value]
 
 
 def _hydra(value: object) -> str:
@@ -101,7 +99,7 @@ def _products(rows: list[Row]) -> Iterable[dict[str, list[str]]]:
 
 def _line(words: tuple[str, ...], product: dict[str, list[str]]) -> str:
     several = any(len(values) > 1 for values in product.values())
-    swept = [f"{axis}={','.join(values)}" for axis, values in product.items() if values != ["<NA>"]]
+    swept = [f"{axis}={','.join(values)}" for axis, values in product.items() if values != ["None"]]
     return " ".join(["python bench/run.py", *(["-m"] if several else []), *map(shlex.quote, [*words, *swept])])
 
 

@@ -18,6 +18,7 @@ Line = Literal["-", "--", "-.", ":"]
 
 #: Inches; the width of a two-column text page.
 WIDTH = 7.2
+PNG_DPI = 200
 INK = "#2b2f36"
 FAINT = "#8a9099"
 
@@ -148,7 +149,6 @@ def use_theme() -> None:
             "svg.hashsalt": "attnbench",
             "svg.fonttype": "path",
             "figure.dpi": 100,
-            "savefig.dpi": 200,
             "font.size": 8,
             "axes.titlesize": 9,
             "axes.titleweight": "bold",
@@ -158,7 +158,7 @@ def use_theme() -> None:
             "axes.titlecolor": INK,
             "axes.edgecolor": "#c8ccd2",
             "axes.linewidth": 0.8,
-            "axes.formatter.use_mathtext": True,
+            "axes.formatter.use_mathtext": False,
             "grid.color": "#e6e8eb",
             "grid.linewidth": 0.6,
             "xtick.labelsize": 7.5,

@@ -87,19 +87,20 @@ def _draw_line(panel: Axes, line: list[Point], style: Style) -> None:
     # A failed length stays in the line as NaN, so that no stroke bridges it.
     lengths, values = [_length(point) for point in line], [point.value for point in line]
     panel.plot(lengths, values, color=style.colour, linestyle=style.line, zorder=2)
-    for point in line:
-        if not point.measured:
-            continue
-        if math.isfinite(point.low) and math.isfinite(point.high):
-            panel.vlines(_length(point), point.low, point.high, color=style.colour, linewidth=1.0, zorder=2)
-        face = "white" if point.degenerate else style.colour
+    # One artist for all intervals, one for all marks: a large run has thousands of each.
+    known = [point for point in line if point.measured and math.isfinite(point.low) and math.isfinite(point.high)]
+    ends = [point.low for point in known], [point.high for point in known]
+    panel.vlines([_length(point) for point in known], *ends, color=style.colour, linewidth=1.0, zorder=2)
+    for hollow in (False, True):
+        marks = [point for point in line if point.measured and point.degenerate == hollow]
         panel.plot(
-            _length(point),
-            point.value,
+            [_length(point) for point in marks],
+            [point.value for point in marks],
             marker=style.marker,
-            markerfacecolor=face,
-            markeredgecolor=style.colour if point.degenerate else "white",
-            markeredgewidth=1.0 if point.degenerate else 0.4,
+            linestyle="none",
+            markerfacecolor="white" if hollow else style.colour,
+            markeredgecolor=style.colour if hollow else "white",
+            markeredgewidth=1.0 if hollow else 0.4,
             zorder=3,
         )
 
