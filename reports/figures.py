@@ -67,9 +67,9 @@ def _save(figure: Figure, path: Path) -> None:
     if engine is not None:
         engine.execute(figure)
         figure.set_layout_engine("none")
-    FigureCanvasSVG(figure).print_svg(path.with_suffix(".svg"), metadata=_SVG_METADATA)
+    FigureCanvasSVG(figure).print_svg(path.with_suffix(".svg"), metadata=_SVG_METADATA)  # type: ignore[no-untyped-call]
     figure.set_dpi(PNG_DPI)
-    FigureCanvasAgg(figure).print_png(path.with_suffix(".png"), metadata=_PNG_METADATA)
+    FigureCanvasAgg(figure).print_png(path.with_suffix(".png"), metadata=_PNG_METADATA)  # type: ignore[no-untyped-call]
 
 
 def inline(svg: str, name: str) -> str:

@@ -48,7 +48,7 @@ def warnings(run: Run) -> list[str]:
     lines = []
     if len(run.env_ids) > 1:
         lines.append(
-            f"This run holds results of {plural(len(run.env_ids), 'environment')} ({listing(run.env_ids)}). "
+            f"This run holds results of {plural(len(run.env_ids), 'environment')} ({listing(list(run.env_ids))}). "
             f"They are never pooled: each has figures and tables of its own, and times of different "
             f"environments do not compare."
         )

@@ -18,11 +18,12 @@ HOW_TO_RUN = "python bench/run.py sweep=quick"
 
 @dataclass(frozen=True)
 class Run:
-    """What was read. `methods` names every method of the run, also where a table is narrowed to a part."""
+    """What was read. `methods` and `env_ids` name all of the run's, also where a table is narrowed to a part."""
 
     name: str
     folders: tuple[Path, ...]
     methods: tuple[str, ...]
+    env_ids: tuple[str, ...]
     efficiency: pd.DataFrame
     errors: pd.DataFrame
     accuracy: pd.DataFrame
@@ -35,11 +36,6 @@ class Run:
         """The same run with `rows` in place of one of its tables."""
         return replace(self, **{table: rows})  # type: ignore[arg-type]
 
-    @property
-    def env_ids(self) -> list[str]:
-        """The environments that the results were measured in."""
-        return sorted({str(env) for table in RESULTS for env in getattr(self, table)["env_id"]})
-
 
 def load(folders: Sequence[Path]) -> Run:
     """Read the CSV files in `folders`; ReportError names the file, and the line, that cannot be used."""
@@ -51,11 +47,15 @@ def load(folders: Sequence[Path]) -> Run:
         files = ", ".join(f"{table}.csv" for table in RESULTS)
         places = ", ".join(map(str, folders))
         raise ReportError(f"{places}: no rows in any of {files}; to measure something first: {HOW_TO_RUN}")
-    methods = sorted({str(name) for table in RESULTS for name in tables[table]["method"]})
+    methods, env_ids = (
+        tuple(sorted({str(name) for table in RESULTS for name in tables[table][column].unique()}))
+        for column in ("method", "env_id")
+    )
     return Run(
         name=" + ".join(folder.resolve().name for folder in folders),
         folders=tuple(folders),
-        methods=tuple(methods),
+        methods=methods,
+        env_ids=env_ids,
         **tables,
     )
 

@@ -119,7 +119,7 @@
   form.addEventListener("click", (event) => {
     const all = event.target.dataset.all;
     if (event.target === form.elements.reset) history.replaceState(null, "", `#${anchor()}`), readAddress();
-    else if (all) {
+    else if (all !== undefined) {
       for (const box of event.target.closest("[data-filter]").querySelectorAll("input")) box.checked = all === "true";
       applyFilters();
     }
