@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.load import Run
-from reports.points import Point, cost_points, modes, ordered_series
+from reports.points import Point, by_line, cost_points, modes, ordered_series
 from reports.text import length, number
 
 MIB_A_GIB = 1024
@@ -68,14 +68,15 @@ def whole_size(mib: int) -> str:
 def longest(run: Run) -> list[Longest]:
     """An answer for each mode, series and limit of a narrowed run."""
     frame = with_footprint(run.efficiency)
-    points = cost_points(frame, "footprint_mib", _PLACES)
+    lines = by_line(cost_points(frame, "footprint_mib", _PLACES))
+    within = limits(run)
     found = []
     for mode in modes(frame):
         for series, method in ordered_series(frame):
-            line = sorted((p for p in points if p.series == series and p.place[0] == mode), key=_length)
+            line = sorted(lines.get((series, mode), []), key=_length)
             if not any(point.measured for point in line):
                 continue
-            found += [_within(mode, series, method, limit, line) for limit in limits(run)]
+            found += [_within(mode, series, method, limit, line) for limit in within]
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+import weakref
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -55,7 +56,7 @@ def cost_points(frame: pd.DataFrame, column: str, places: Sequence[str]) -> list
         high = max(_number(row, f"{column}_high") for row in rows)
         return value, low, high, ""
 
-    return _points(frame, column, places, combine)
+    return _once(frame, "cost", column, *places, make=lambda: _points(frame, column, places, combine))
 
 
 def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top: float = math.inf) -> list[Point]:
@@ -69,7 +70,31 @@ def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top:
         )
         return estimate.value, max(0.0, estimate.low), min(top, estimate.high), estimate.way
 
-    return _points(frame, column, places, combine)
+    return _once(frame, "seeds", column, *places, top, make=lambda: _points(frame, column, places, combine))
+
+
+def by_line(points: Iterable[Point]) -> dict[tuple[str, object], list[Point]]:
+    """Points at (place, ...) by series and that place, such as the mode; in their order."""
+    lines: dict[tuple[str, object], list[Point]] = defaultdict(list)
+    for point in points:
+        lines[point.series, point.place[0]].append(point)
+    return lines
+
+
+#: (frame, kind, column, places, top) -> points. Tables, figures and charts ask for the same ones again and again.
+_made: OrderedDict[tuple[object, ...], tuple[weakref.ref[pd.DataFrame], list[Point]]] = OrderedDict()
+_KEPT = 32
+
+
+def _once(frame: pd.DataFrame, *key: object, make: Callable[[], list[Point]]) -> list[Point]:
+    """What `make` gives for a frame, made once; an id may come again, so the frame must be the very one."""
+    place = (id(frame), *key)
+    known = _made.get(place)
+    if known is None or known[0]() is not frame:
+        _made[place] = known = (weakref.ref(frame), make())
+        if len(_made) > _KEPT:
+            _made.popitem(last=False)
+    return known[1]
 
 
 def _points(

@@ -43,9 +43,12 @@ def commands(run: Run, table: str) -> list[str]:
     frame = getattr(run, table)
     if table == "errors":
         frame = frame.drop_duplicates(["env_id", "cell_id"])
+    fixed = ["method", "method_params", "task", "model", *_ALWAYS, *_OF_MODEL]
+    fixed += ["steps"] if table == "accuracy" else []
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in records(frame):
-        groups.setdefault(_words(row, table), []).append(row)
+    for _, rows in frame[[*fixed, *_SWEPT]].groupby(fixed, dropna=False, sort=False):
+        found = records(rows.drop_duplicates())
+        groups.setdefault(_words(found[0], table), []).extend(found)
     lines = [_line(words, product) for words, rows in groups.items() for product in _products(rows)]
     return list(dict.fromkeys(lines))
 

@@ -19,9 +19,10 @@ def chart(
     points = cost_points(run.efficiency, column, ("mode", "seq_len"))
     if not any(point.measured for point in points):
         return None
-    said = {}
-    for name, _ in ordered_series(run.efficiency):
-        said[name] = notes([point for point in points if point.series == name])
+    lines: dict[str, list[Point]] = {}
+    for point in points:
+        lines.setdefault(point.series, []).append(point)
+    said = {name: notes(line) for name, line in lines.items()}
     return Chart(
         table="efficiency",
         columns=(column,),

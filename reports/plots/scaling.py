@@ -14,11 +14,13 @@ from reports.charts import Chart, costs
 from reports.fits import exponent
 from reports.load import Run
 from reports.plots.base import failure_key, key, legend, length_axis, number_axis, panels
-from reports.points import Point, cost_points, modes, ordered_series, tidy
-from reports.style import Style, series_styles
+from reports.points import Point, by_line, cost_points, modes, ordered_series, tidy
+from reports.style import Style, series_styles, styles
 from reports.text import DASH
 
 _STACK = 0.035
+#: More series than these have a legend of their methods only.
+_MOST_NAMED = 72
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ def draw_cost(run: Run, cost: Cost) -> Figure | None:
     names = modes(frame)
     figure, axes = panels(len(names), height=3.1, columns=2, share_y=True)
     slopes: dict[str, list[str]] = {name: [] for name, _ in series}
+    lines = by_line(points)
     for panel, mode in zip(axes, names, strict=True):
         here = [point for point in points if point.place[0] == mode]
         for name, _ in series:
-            line = [point for point in here if point.series == name]
+            line = lines.get((name, mode), [])
             _draw_line(panel, line, book[name])
             slopes[name].append(_slope(line))
         _mark_failures(panel, here, book)
@@ -60,9 +63,19 @@ def draw_cost(run: Run, cost: Cost) -> Figure | None:
     axes[0].set_ylabel(cost.label)
     labels = {name: _label(name, slopes[name]) if cost.exponents else name for name, _ in series}
     handles = [key(book[name], labels[name]) for name, _ in series]
+    if len(series) > _MOST_NAMED:
+        # Shades of one colour are the budgets of one method; the chart of the page tells them apart.
+        looks = styles(run.methods)
+        handles = [key(looks[method], method) for method in dict.fromkeys(method for _, method in series)]
     handles += [failure_key()] if any(point.failure for point in points) else []
-    legend(figure, handles, f"series: exponent of length, {' / '.join(names)}" if cost.exponents else "")
+    legend(figure, handles, _legend_title(cost, names, len(series)))
     return figure
+
+
+def _legend_title(cost: Cost, names: list[str], count: int) -> str:
+    if count > _MOST_NAMED:
+        return f"methods; shades: {count} budgets and parameters of theirs"
+    return f"series: exponent of length, {' / '.join(names)}" if cost.exponents else ""
 
 
 def cost_data(run: Run, cost: Cost) -> pd.DataFrame:
