@@ -72,11 +72,16 @@ class Line:
     @property
     def third_party(self) -> bool:
         """Whether this is other people's code."""
-        return self.method in NAMES or self.method.startswith(BEGINNINGS)
+        return third_party(self.method)
 
     def ratio(self, mode: str) -> float:
         """The ratio to SDPA, NaN without one."""
         return self.figures[mode].ratio if mode in self.figures else math.nan
+
+
+def third_party(method: str) -> bool:
+    """Whether a method of this name is other people's code."""
+    return method in NAMES or method.startswith(BEGINNINGS)
 
 
 def mechanism(method: str, params: str, causal: object = False) -> str:

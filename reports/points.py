@@ -164,7 +164,12 @@ def failures(rows: Iterable[Row]) -> tuple[str, str]:
 def records(frame: pd.DataFrame) -> list[Row]:
     """The rows as dictionaries of plain Python values; what is missing from a nullable column is None."""
     names = [str(name) for name in frame.columns]
-    columns = [[None if v is pd.NA else v for v in frame.iloc[:, place].tolist()] for place in range(len(names))]
+    columns = []
+    for place in range(len(names)):
+        column = frame.iloc[:, place]
+        values = column.tolist()
+        nullable = str(column.dtype) in ("Int64", "boolean")
+        columns.append([None if value is pd.NA else value for value in values] if nullable else values)
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)] if names else []
 
 

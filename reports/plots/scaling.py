@@ -106,6 +106,8 @@ def _draw_line(panel: Axes, line: list[Point], style: Style) -> None:
     panel.vlines([_length(point) for point in known], *ends, color=style.colour, linewidth=1.0, zorder=2)
     for hollow in (False, True):
         marks = [point for point in line if point.measured and point.degenerate == hollow]
+        if not marks:
+            continue
         panel.plot(
             [_length(point) for point in marks],
             [point.value for point in marks],

@@ -20,9 +20,9 @@ def failures_table(run: Run) -> Table | None:
     columns = ("table", "env_id", "method", "level", "mode", "seq_len", "task", "status", "reason")
     counts: Counter[tuple[object, ...]] = Counter()
     for table in RESULTS:
-        for row in records(getattr(run, table)):
-            if row["status"] != "ok":
-                counts[(table, *(row[name] for name in columns[1:]))] += 1
+        frame = getattr(run, table)
+        for row in records(frame.loc[frame["status"] != "ok", list(columns[1:])]):
+            counts[(table, *(row[name] for name in columns[1:]))] += 1
     if not counts:
         return None
     shown = [name for name in columns if name != "env_id" or len(run.env_ids) > 1]
@@ -133,7 +133,7 @@ def backends_table(run: Run) -> Table | None:
     frame = run.efficiency[run.efficiency["status"] == "ok"]
     if frame.empty:
         return None
-    counted = Counter(tuple(str(row[name]) for name in columns) for row in records(frame))
+    counted = Counter(tuple(str(row[name]) for name in columns) for row in records(frame[columns]))
     rows = tuple(
         (*(Cell(part or DASH) for part in key), Cell(str(count), "number"))
         for key, count in sorted(counted.items())

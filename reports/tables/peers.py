@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from reports.load import Run
-from reports.peers import HEADER, MODES, Line, blocks, described, grouped
+from reports.peers import HEADER, MODES, Line, blocks, described, grouped, third_party
 from reports.tables.base import Cell, Look, Table
 from reports.text import DASH, length, plural
 
@@ -19,7 +19,9 @@ _CAPTION = (
 
 def peers_tables(run: Run) -> list[Table]:
     """A table for each environment, thread count and length where third-party code was measured."""
-    tables = []
+    tables: list[Table] = []
+    if not any(third_party(method) for method in run.methods):
+        return tables
     for (env, threads, seq_len), rows in blocks(run).items():
         groups = {name: lines for name, lines in grouped(rows).items() if any(line.third_party for line in lines)}
         if not groups:
