@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report peers selfbench test lint format clean
+.PHONY: help setup sweep report published peers selfbench test lint format clean
 
 help:  ## list the targets
 	@echo "make TARGET [SWEEP=quick] [RUN=folder under results/] [ARGS='overrides of the configuration']"
@@ -28,6 +28,9 @@ sweep: $(READY)  ## run the sweep preset SWEEP, then write its report
 
 report: $(READY)  ## write the report of results/RUN
 	@$(BIN)/python -m reports results/$(RUN) $(ARGS)
+
+published: $(READY)  ## write the committed reports again from their committed rows [ARGS=--check]
+	@$(BIN)/python -m reports.publish $(ARGS)
 
 # keep: malloc neither maps nor returns pages, so that fresh ones cost nobody anything; peaks would mean nothing
 KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000

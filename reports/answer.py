@@ -60,6 +60,14 @@ class Answer:
     approximate: Choice | None
     close: Choice | None
     leanest: Contender | None
+    contenders: tuple[Contender, ...] = ()
+
+    @property
+    def distinct(self) -> bool:
+        """Whether the fastest is told from every other, and there is another."""
+        fastest = self.fastest
+        others = [one for one in self.contenders if one is not fastest]
+        return fastest is not None and bool(others) and all(apart(fastest, one) for one in others)
 
     @property
     def fastest(self) -> Contender | None:
@@ -225,6 +233,7 @@ def _answer(mode: str, seq_len: int, contenders: list[Contender]) -> Answer:
         approximate=choose([one for one in contenders if not one.exact]),
         close=choose([one for one in contenders if not one.exact and one.error <= CLOSE]),
         leanest=min(weighed, key=lambda one: one.peak_mib) if weighed else None,
+        contenders=tuple(contenders),
     )
 
 

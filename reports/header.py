@@ -44,8 +44,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def warnings(run: Run) -> list[str]:
-    """What a reader must know before any number: several environments, or nothing that ended well."""
-    lines = []
+    """What a reader must know before any number: more to come, several environments, nothing that ended well."""
+    lines = run.unfinished
     if len(run.env_ids) > 1:
         lines.append(
             f"This run holds results of {plural(len(run.env_ids), 'environment')} ({listing(list(run.env_ids))}). "

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from reports.parse import ReportError, empty_table, read_table
+from reports.progress import in_progress
 from reports.schema import RESULTS, TABLES, UNIQUE
 
 __all__ = ["HOW_TO_RUN", "ReportError", "Run", "load"]
@@ -36,6 +37,12 @@ class Run:
         """The same run with `rows` in place of one of its tables."""
         return replace(self, **{table: rows})  # type: ignore[arg-type]
 
+    @property
+    def unfinished(self) -> list[str]:
+        """A sentence for each folder that holds results which its tables do not have yet."""
+        known = {str(cell) for table in RESULTS for cell in getattr(self, table)["cell_id"]}
+        return [line for line in (in_progress(folder, known) for folder in self.folders) if line]
+
 
 def load(folders: Sequence[Path]) -> Run:
     """Read the CSV files in `folders`; ReportError names the file, and the line, that cannot be used."""
@@ -46,6 +53,9 @@ def load(folders: Sequence[Path]) -> Run:
     if all(tables[table].empty for table in RESULTS):
         files = ", ".join(f"{table}.csv" for table in RESULTS)
         places = ", ".join(map(str, folders))
+        waiting = next(filter(None, (in_progress(folder, set()) for folder in folders)), "")
+        if waiting:
+            raise ReportError(f"{places}: no tables to report. {waiting}")
         raise ReportError(f"{places}: no rows in any of {files}; to measure something first: {HOW_TO_RUN}")
     methods, env_ids = (
         tuple(sorted({str(name) for table in RESULTS for name in tables[table][column].unique()}))

@@ -39,6 +39,7 @@ def read_table(path: Path, table: str) -> pd.DataFrame:
         return empty_table(table)
     _require(path, header, ["schema_version"])
     rows = list(lines)
+    _check_end(path)
     _check_shape(path, header, rows)
     _check_version(path, header, rows)
     _require(path, header, kinds)
@@ -70,6 +71,20 @@ def _read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 start = reader.line_num + 1
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReportError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from error
+
+
+def _check_end(path: Path) -> None:
+    """A last line that does not end may be half a line, and half a number is a number."""
+    with path.open("rb") as handle:
+        handle.seek(0, 2)
+        if handle.tell() == 0:
+            return
+        handle.seek(-1, 2)
+        if handle.read(1) not in (b"\n", b"\r"):
+            raise ReportError(
+                f"{path}: its last line does not end, so it may be cut off: copy it again, or write the tables "
+                "again by running the same sweep"
+            )
 
 
 def _require(path: Path, header: Sequence[str], names: Sequence[str] | Kinds) -> None:

@@ -52,10 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         question = ask([word for word in options.arguments if "=" in word and not Path(word).is_dir()])
         folders = [Path(word) for word in options.arguments if "=" not in word or Path(word).is_dir()] or [_only()]
-        found = recommend(load(folders), question)
+        run = load(folders)
+        found = recommend(run, question)
     except ReportError as error:
         print(f"reports.recommend: {error}", file=sys.stderr)
         return 2
+    for line in run.unfinished:
+        print(f"reports.recommend: note: {line}", file=sys.stderr)
     if options.json:
         answers = [facts(one, folders[0]) for one in found]
         print(

@@ -1,4 +1,4 @@
-"""What the page says, in its order: from the answer over scaling and quality to failures, noise and machine."""
+"""What the page says, in its order: from the answer over scaling and quality to machine and context."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from reports.accuracy import accuracy_sentences
 from reports.answer import answers, sentences
 from reports.figures import Request
 from reports.hardware import hardware
+from reports.literature import caveats, literature_tables
 from reports.load import HOW_TO_RUN, Run
 from reports.noise import noise_sentences
 from reports.plots.base import Plot
@@ -112,6 +113,7 @@ def sections(run: Run) -> list[Section]:
             (*_whole(runs_table(run)), *_whole(environments_table(run)), *_whole(backends_table(run))),
         ),
         Section("reproduce", "How to reproduce", _reproduce(run)),
+        Section("literature", "What was published (context, not measured here)", (_literature(run),)),
     ]
 
 
@@ -224,6 +226,11 @@ def _noise(run: Run) -> tuple[Part, ...]:
         return ()
     figures = tuple(Request(plot, run, plot.name, "") for plot in plots.NOISE)
     return (Part(sentences=tuple(noise_sentences(run)), figures=figures, tables=(table,)),)
+
+
+def _literature(run: Run) -> Part:
+    tasks = {str(task) for task in run.accuracy["task"]}
+    return Part(sentences=tuple(caveats()), tables=tuple(literature_tables(run.methods, tasks)))
 
 
 def _whole(table: Table | None) -> tuple[Part, ...]:

@@ -20,9 +20,10 @@ def answer_table(found: Sequence[Answer], suffix: str) -> Table:
         (
             Cell(one.mode),
             Cell(length(one.seq_len)),
-            _choice(one.exact, one.fastest),
-            _choice(one.approximate, one.fastest),
-            _choice(one.close, one.fastest),
+            *(
+                _choice(choice, bold=one.distinct and choice is not None and choice.best is one.fastest)
+                for choice in (one.exact, one.approximate, one.close)
+            ),
             _leanest(one.leanest),
         )
         for one in found
@@ -32,7 +33,7 @@ def answer_table(found: Sequence[Answer], suffix: str) -> Table:
         "Fastest method by mode and length",
         f"{TIMES} is the speedup over SDPA with its 95 % interval, then the margin over the next of the group; "
         "err: relative output error at the default scale of q and k; MiB: peak memory. "
-        "Bold: fastest of all; an approximation only where its interval lies above that of exact attention. "
+        "Bold: fastest of all, where its interval overlaps no other. "
         "Configurations that equal full attention are left out.",
         (
             "mode",
@@ -47,7 +48,7 @@ def answer_table(found: Sequence[Answer], suffix: str) -> Table:
     )
 
 
-def _choice(choice: Choice | None, fastest: Contender | None) -> Cell:
+def _choice(choice: Choice | None, *, bold: bool) -> Cell:
     if choice is None:
         return _NONE
     best = choice.best
@@ -66,7 +67,7 @@ def _choice(choice: Choice | None, fastest: Contender | None) -> Cell:
         parts.append(f"err {number(best.error)}")
     if math.isfinite(best.peak_mib):
         parts.append(f"{number(best.peak_mib)} MiB")
-    return Cell("; ".join(parts), bold=best is fastest)
+    return Cell("; ".join(parts), bold=bold)
 
 
 def _leanest(one: Contender | None) -> Cell:
@@ -79,6 +80,7 @@ def _facts(one: Answer) -> dict[str, object]:
         "seq_len": one.seq_len,
         "fastest": one.fastest.series if one.fastest else "",
     }
+    facts["fastest_distinguishable"] = one.distinct
     facts["faithful"] = one.faithful.series if one.faithful else ""
     for name, choice in (("exact", one.exact), ("approximate", one.approximate), ("close", one.close)):
         best = choice.best if choice else None

@@ -1,15 +1,17 @@
-"""Points as a grid of series by place, the best of a column bold where it is distinguishable."""
+"""Points as a grid of series by place, the best of a column bold where it is distinguishable from all others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from reports.points import Point, tidy
 from reports.tables.base import Cell, Table
 from reports.text import DASH, interval
 
 Show = Callable[[float, float, float], str]
+#: A series at a place: one cell of a grid.
+Key = tuple[str, tuple[object, ...]]
 
 
 def grid(
@@ -21,21 +23,21 @@ def grid(
     columns: Sequence[tuple[object, ...]],
     column_names: Sequence[str],
     place_names: Sequence[str],
-    higher_is_better: bool | None,
+    bold: Collection[Key] = (),
     show: Show = interval,
 ) -> Table:
-    """One row a series, one column a place; `higher_is_better` None marks nothing as best."""
+    """One row a series, one column a place; what `best` found stands bold, and as `best` in the data."""
     by_place = {(point.series, point.place): point for point in points}
     series = list(dict.fromkeys(point.series for point in points))
-    best = {place: _best(points, place, higher_is_better) for place in columns}
     rows = []
     for label in series:
         cells = [Cell(label)]
         for place in columns:
-            point = by_place.get((label, place))
-            cells.append(cell(point, bold=point is not None and point is best[place], show=show))
+            key = (label, place)
+            cells.append(cell(by_place.get(key), bold=key in bold, show=show))
         rows.append(tuple(cells))
-    return Table(name, title, caption, ("method", *column_names), tuple(rows), tidy(points, place_names))
+    data = tidy(points, place_names).assign(best=[(point.series, point.place) in bold for point in points])
+    return Table(name, title, caption, ("method", *column_names), tuple(rows), data)
 
 
 def cell(point: Point | None, *, bold: bool = False, show: Show = interval) -> Cell:
@@ -50,19 +52,20 @@ def cell(point: Point | None, *, bold: bool = False, show: Show = interval) -> C
     return Cell(text, "number", bold, "equals full attention here" if point.degenerate else point.way)
 
 
-def _best(points: Sequence[Point], place: tuple[object, ...], higher: bool | None) -> Point | None:
-    """The best point of a place, if its interval lies apart from that of every other."""
-    here = [point for point in points if point.place == place and point.measured]
-    if higher is None or len(here) < 2:
+def best(points: Sequence[Point], *, higher: bool) -> set[Key]:
+    """The best of each place, where there is another and the interval of every other lies apart from its own.
+
+    Nothing of a place where an interval is unknown: what has none cannot be told from anything.
+    """
+    places = dict.fromkeys(point.place for point in points)
+    winners = (_winner([point for point in points if point.place == place], higher) for place in places)
+    return {(point.series, point.place) for point in winners if point is not None}
+
+
+def _winner(points: Sequence[Point], higher: bool) -> Point | None:
+    here = [point for point in points if point.measured]
+    if len(here) < 2 or not all(math.isfinite(point.low + point.high) for point in here):
         return None
-    sign = -1 if higher else 1
-    first, *others = sorted(here, key=lambda point: sign * point.value)
-    if not math.isfinite(first.low + first.high):
-        return None
-    apart = all(
-        other.high < first.low if higher else other.low > first.high
-        for other in others
-        if math.isfinite(other.low + other.high)
-    )
-    bounded = all(math.isfinite(other.low + other.high) for other in others)
-    return first if apart and bounded else None
+    first, *others = sorted(here, key=lambda point: -point.value if higher else point.value)
+    apart = all(other.high < first.low if higher else other.low > first.high for other in others)
+    return first if apart else None

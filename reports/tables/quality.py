@@ -12,7 +12,7 @@ from reports.load import Run
 from reports.points import Point, ordered_series, records, seed_points
 from reports.settings import NO_TASK
 from reports.tables.base import Cell, Table
-from reports.tables.grid import grid
+from reports.tables.grid import Key, best, grid
 from reports.text import DASH, interval, length, number, percent, plural, times
 from reports.tradeoff import Candidate, candidates, facts, fronts
 
@@ -104,13 +104,14 @@ def accuracy_table(run: Run, suffix: str) -> Table:
         name=f"accuracy{suffix}",
         title="Test accuracy (%)",
         caption="Mean over seeds. Brackets: 95 % interval, Student t over seeds, never narrower than "
-        "Wilson over the test targets. Bold: the best of a task, where its interval overlaps no other. "
+        "Wilson over the test targets. Bold: the best of a task, where its interval overlaps no other and all "
+        "have two seeds at least. "
         "The mean is given only where every task has a value. °: this configuration equals full attention. "
         f"{OFF_BUDGET}: its model has fewer than 0.9 or more than 1.1 times the parameters of the baseline's.",
         columns=[(task,) for task in tasks],
         column_names=tasks,
         place_names=("task",),
-        higher_is_better=True,
+        bold=_best_of_task(points),
         show=lambda value, low, high: f"{percent(value)} [{percent(low)}, {percent(high)}]",
     )
     table = replace(table, rows=_flagged(frame, table.rows, tasks))
@@ -119,6 +120,12 @@ def accuracy_table(run: Run, suffix: str) -> Table:
     means = [_mean_cell([p for p in points if p.series == row[0].text], len(tasks)) for row in table.rows]
     rows = tuple((*row, mean) for row, mean in zip(table.rows, means, strict=True))
     return Table(table.name, table.title, table.caption, (*table.header, "mean"), rows, table.data)
+
+
+def _best_of_task(points: list[Point]) -> set[Key]:
+    """The best of each task; none where one has a single seed, whose interval knows nothing of training."""
+    single = {point.place for point in points if point.measured and point.count < 2}
+    return best([point for point in points if point.place not in single], higher=True)
 
 
 def _flagged(
@@ -154,8 +161,8 @@ def tradeoff_table(run: Run, suffix: str) -> Table | None:
     found = candidates(run)
     if not found:
         return None
-    best = fronts(found)
-    rows = [_tradeoff_row(one, one in best) for one in sorted(found, key=lambda one: one.task)]
+    on_front = fronts(found)
+    rows = [_tradeoff_row(one, one in on_front) for one in sorted(found, key=lambda one: one.task)]
     return Table(
         f"tradeoff{suffix}",
         "Accuracy, speed and memory of the same configuration",

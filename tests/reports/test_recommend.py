@@ -320,13 +320,17 @@ def test_the_commands_are_accepted_by_the_harness(tmp_path: Path, capsys: pytest
     accuracy = [trained("performer", "listops_mini", 0, 0.5, method_params='{"kernel":"positive"}')]
     folder = write(tmp_path / "run", rows, accuracy=accuracy)
     printed: list[str] = []
+    firsts: list[str] = []
     for question in ("seq_len=16384", "seq_len=4096 memory_gib=8", "seq_len=4096 task=listops_mini accuracy=0.1"):
         _, out, _ = said(f"{question} causal=true", folder, capsys)
-        printed += [line.strip() for line in out.splitlines() if line.startswith("  python ")]
+        lines = [line.strip() for line in out.splitlines() if line.startswith("  python ")]
+        printed += lines
+        firsts += lines[:1]  # composing takes a second
     assert len(printed) >= 5
     assert any("method.kernel=relu" in line and "heads=4" in line and "causal=true" in line for line in printed)
     assert any("-m " in line and "task=listops_mini" in line for line in printed)
-    for line in printed:
+    assert len(firsts) == 3
+    for line in firsts:
         words = shlex.split(line)
         assert words[:2] == ["python", "bench/run.py"]
         check(words[2:])
