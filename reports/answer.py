@@ -188,7 +188,7 @@ def output_errors(run: Run) -> dict[tuple[str, int], float]:
 
     measured = _mean_by(records(at_default_norm(run.errors[run.errors["status"] == "ok"])), key)
     found: dict[tuple[str, int], float] = {}
-    for row in records(run.efficiency):
+    for row in records(run.efficiency[["series", *configuration, "output_error"]]):
         place = (str(row["series"]), int(str(row["seq_len"])))
         seen = float(str(row["output_error"]))
         # A cost cell ran on other inputs, but on the very shape; it decides where it says "exact".

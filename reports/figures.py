@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
+from reports.charts import Chart
 from reports.load import Run
 from reports.plots.base import Plot
+from reports.style import PNG_DPI
 
 #: Neither dates nor versions of tools, so that the same CSV files give the same bytes.
 _PNG_METADATA = {"Software": None}
@@ -28,13 +33,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure on disk, and its SVG for the page."""
+    """A figure on disk, its SVG for the page, and its interactive twins."""
 
     name: str
     title: str
     caption: str
     alt: str
     svg: str
+    charts: tuple[Chart, ...] = ()
 
 
 def render(request: Request, folder: Path) -> Drawn | None:
@@ -44,15 +50,26 @@ def render(request: Request, folder: Path) -> Drawn | None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / request.name
-    figure.savefig(path.with_suffix(".png"), metadata=_PNG_METADATA)
-    figure.savefig(path.with_suffix(".svg"), metadata=_SVG_METADATA)
+    _save(figure, path)
     plt.close(figure)
     path.with_suffix(".csv").write_text(
         request.plot.data(request.run).to_csv(index=False, lineterminator="\n"), encoding="utf-8"
     )
     title = f"{request.plot.title}: {request.setting}" if request.setting else request.plot.title
     svg = inline(path.with_suffix(".svg").read_text(encoding="utf-8"), request.name)
-    return Drawn(request.name, title, request.plot.caption, f"{title}. {request.plot.caption}", svg)
+    charts = tuple(chart for make in request.plot.charts if (chart := make(request.run)) is not None)
+    return Drawn(request.name, title, request.plot.caption, f"{title}. {request.plot.caption}", svg, charts)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """PNG and SVG. Laid out once and drawn once each, where `savefig` would do both twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    FigureCanvasSVG(figure).print_svg(path.with_suffix(".svg"), metadata=_SVG_METADATA)  # type: ignore[no-untyped-call]
+    figure.set_dpi(PNG_DPI)
+    FigureCanvasAgg(figure).print_png(path.with_suffix(".png"), metadata=_PNG_METADATA)  # type: ignore[no-untyped-call]
 
 
 def inline(svg: str, name: str) -> str:

@@ -48,10 +48,16 @@ def warnings(run: Run) -> list[str]:
     lines = run.unfinished
     if len(run.env_ids) > 1:
         lines.append(
-            f"This run holds results of {plural(len(run.env_ids), 'environment')} ({listing(run.env_ids)}). "
+            f"This run holds results of {plural(len(run.env_ids), 'environment')} ({listing(list(run.env_ids))}). "
             f"They are never pooled: each has figures and tables of its own, and times of different "
             f"environments do not compare."
         )
+    for env, names in run.efficiency.groupby("env_id")["run"].unique().items():
+        if len(names) > 1:
+            lines.append(
+                f"Runs {listing(sorted(map(str, names)))} were measured in one environment ({env}) "
+                f"and share its figures."
+            )
     if status_counts(run).get("ok", 0) == 0:
         lines.append("No cell of this run ended well; the reasons are listed under failures.")
     return lines

@@ -19,7 +19,7 @@ HOW_TO_RUN = "python bench/run.py sweep=quick"
 
 @dataclass(frozen=True)
 class Run:
-    """What was read. `methods` names every method of the run, also where a table is narrowed to a part.
+    """What was read. `methods` and `env_ids` name all of the run's, also where a table is narrowed to a part.
 
     Errors on Gaussian q and k, and on those of a trained model, are two tables: no mean goes over both.
     """
@@ -27,6 +27,7 @@ class Run:
     name: str
     folders: tuple[Path, ...]
     methods: tuple[str, ...]
+    env_ids: tuple[str, ...]
     efficiency: pd.DataFrame
     errors: pd.DataFrame
     accuracy: pd.DataFrame
@@ -39,13 +40,6 @@ class Run:
     def narrow(self, table: str, rows: pd.DataFrame) -> Run:
         """The same run with `rows` in place of one of its tables."""
         return replace(self, **{table: rows})  # type: ignore[arg-type]
-
-    @property
-    def env_ids(self) -> list[str]:
-        """The environments that the results were measured in."""
-        return sorted(
-            {str(env) for table in (*RESULTS, "trained_errors") for env in getattr(self, table)["env_id"]}
-        )
 
     @property
     def unfinished(self) -> list[str]:
@@ -67,13 +61,17 @@ def load(folders: Sequence[Path]) -> Run:
         if waiting:
             raise ReportError(f"{places}: no tables to report. {waiting}")
         raise ReportError(f"{places}: no rows in any of {files}; to measure something first: {HOW_TO_RUN}")
-    methods = sorted({str(name) for table in RESULTS for name in tables[table]["method"]})
+    methods, env_ids = (
+        tuple(sorted({str(name) for table in RESULTS for name in tables[table][column].unique()}))
+        for column in ("method", "env_id")
+    )
     trained = tables["errors"]["inputs"] == "trained"
     tables["trained_errors"], tables["errors"] = tables["errors"][trained], tables["errors"][~trained]
     return Run(
         name=" + ".join(folder.resolve().name for folder in folders),
         folders=tuple(folders),
-        methods=tuple(methods),
+        methods=methods,
+        env_ids=env_ids,
         **tables,
     )
 

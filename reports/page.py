@@ -10,8 +10,11 @@ from markupsafe import Markup
 from tqdm import tqdm
 
 from reports import header
+from reports.charts.embed import document
 from reports.figures import Drawn, Request, render
+from reports.filters import filters
 from reports.load import Run
+from reports.reproduce import UNTOLD
 from reports.sections import Section, sections
 from reports.style import use_theme
 from reports.tables import Table
@@ -65,6 +68,10 @@ def _html(run: Run, chapters: list[Section], drawn: dict[str, Drawn], command: s
         sections=chapters,
         drawn=drawn,
         command=command,
+        untold=UNTOLD,
+        filters=filters(run),
+        data=Markup(document(run, {name: figure.charts for name, figure in drawn.items() if figure.charts})),
+        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         # matplotlib escapes the labels itself.
         svg=Markup,

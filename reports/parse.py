@@ -117,9 +117,13 @@ def _read_column(
         return [read_value("", kind) for _ in rows]
     place = header.index(name)
     values: list[object] = []
+    known: dict[str, object] = {}  # axes repeat: each text is read once
     for line, row in rows:
+        text = row[place]
         try:
-            values.append(read_value(row[place], kind))
+            if text not in known:
+                known[text] = read_value(text, kind)
+            values.append(known[text])
         except ValueError as error:
             shown = row[place] if len(row[place]) <= 60 else row[place][:57] + "..."
             raise ReportError(f"{path}:{line}: column {name}: {shown!r} {error}") from None

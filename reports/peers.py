@@ -72,11 +72,16 @@ class Line:
     @property
     def third_party(self) -> bool:
         """Whether this is other people's code."""
-        return self.method in NAMES or self.method.startswith(BEGINNINGS)
+        return third_party(self.method)
 
     def ratio(self, mode: str) -> float:
         """The ratio to SDPA, NaN without one."""
         return self.figures[mode].ratio if mode in self.figures else math.nan
+
+
+def third_party(method: str) -> bool:
+    """Whether a method of this name is other people's code."""
+    return method in NAMES or method.startswith(BEGINNINGS)
 
 
 def mechanism(method: str, params: str, causal: object = False) -> str:
@@ -95,11 +100,16 @@ def render(run: Run) -> str:
     frame = run.efficiency[run.efficiency["level"] == "core"]
     if frame.empty:
         raise ReportError(f"{run.name}: no costs of a core in it; to measure them: make peers")
-    blocks: dict[tuple[str, int, int], list[Row]] = {}
-    for row in records(frame):
+    return "\n".join("\n".join(_block(key, rows)) for key, rows in blocks(run).items())
+
+
+def blocks(run: Run) -> dict[tuple[str, int, int], list[Row]]:
+    """The costs of cores by (environment, threads, length), in order."""
+    found: dict[tuple[str, int, int], list[Row]] = {}
+    for row in records(run.efficiency[run.efficiency["level"] == "core"]):
         key = (str(row["env_id"]), _whole(row["threads"]), _whole(row["seq_len"]))
-        blocks.setdefault(key, []).append(row)
-    return "\n".join("\n".join(_block(key, rows)) for key, rows in sorted(blocks.items()))
+        found.setdefault(key, []).append(row)
+    return dict(sorted(found.items()))
 
 
 def _block(key: tuple[str, int, int], rows: list[Row]) -> Iterator[str]:
@@ -109,9 +119,9 @@ def _block(key: tuple[str, int, int], rows: list[Row]) -> Iterator[str]:
     yield f"seq_len {seq_len:,}, {shape}, {rows[0]['device']}, {threads} threads, environment {env}"
     yield f"SDPA: {', '.join(_baseline(rows))}"
     table: list[tuple[str, ...]] = [HEADER]
-    for group, lines in _groups(rows).items():
+    for group, lines in grouped(rows).items():
         table.append((group, *[""] * (len(HEADER) - 1)))
-        table += [_cells(line, lines) for line in lines]
+        table += [described(line, lines) for line in lines]
     widths = [max(len(cells[i]) for cells in table) for i in range(len(HEADER))]
     for cells in table:
         first, *others = (
@@ -134,7 +144,7 @@ def _baseline(rows: list[Row]) -> Iterator[str]:
             yield f"{mode} {number(median(_real(row['latency_ms']) * _real(row['speedup']) for row in ran))} ms"
 
 
-def _groups(rows: list[Row]) -> dict[str, list[Line]]:
+def grouped(rows: list[Row]) -> dict[str, list[Line]]:
     """Lines by mechanism, ours first, the fastest first."""
     figures: dict[tuple[str, str], dict[str, Figure]] = {}
     for row in rows:
@@ -153,8 +163,8 @@ def _figure(row: Row) -> Figure:
     return Figure(ratio, low, high, _real(row["peak_mib"]), str(row["status"]), str(row["reason"]))
 
 
-def _cells(line: Line, lines: list[Line]) -> tuple[str, ...]:
-    """One row of the text table."""
+def described(line: Line, lines: list[Line]) -> tuple[str, ...]:
+    """One row of the table, under `HEADER`; `lines` is its group."""
     ratios, peaks, against = [], [], []
     for mode in MODES:
         figure = line.figures.get(mode)

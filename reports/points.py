@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+import weakref
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -15,6 +16,9 @@ from reports.fits import over_seeds
 MODES = ("forward", "train", "decode")
 #: Exact attention comes first in every legend and table.
 _FIRST = ("full", "sdpa")
+
+#: What every point is made of, beside its value and its place.
+_READ = ("series", "method", "status", "reason", "degenerate")
 
 Row = dict[str, object]
 
@@ -34,6 +38,8 @@ class Point:
     reason: str
     degenerate: bool
     way: str = ""
+    #: Places in the table of the run.
+    rows: tuple[int, ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -50,7 +56,7 @@ def cost_points(frame: pd.DataFrame, column: str, places: Sequence[str]) -> list
         high = max(_number(row, f"{column}_high") for row in rows)
         return value, low, high, ""
 
-    return _points(frame, column, places, combine)
+    return _once(frame, "cost", column, *places, make=lambda: _points(frame, column, places, combine))
 
 
 def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top: float = math.inf) -> list[Point]:
@@ -64,7 +70,31 @@ def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top:
         )
         return estimate.value, max(0.0, estimate.low), min(top, estimate.high), estimate.way
 
-    return _points(frame, column, places, combine)
+    return _once(frame, "seeds", column, *places, top, make=lambda: _points(frame, column, places, combine))
+
+
+def by_line(points: Iterable[Point]) -> dict[tuple[str, object], list[Point]]:
+    """Points at (place, ...) by series and that place, such as the mode; in their order."""
+    lines: dict[tuple[str, object], list[Point]] = defaultdict(list)
+    for point in points:
+        lines[point.series, point.place[0]].append(point)
+    return lines
+
+
+#: (frame, kind, column, places, top) -> points. Tables, figures and charts ask for the same ones again and again.
+_made: OrderedDict[tuple[object, ...], tuple[weakref.ref[pd.DataFrame], list[Point]]] = OrderedDict()
+_KEPT = 32
+
+
+def _once(frame: pd.DataFrame, *key: object, make: Callable[[], list[Point]]) -> list[Point]:
+    """What `make` gives for a frame, made once; an id may come again, so the frame must be the very one."""
+    place = (id(frame), *key)
+    known = _made.get(place)
+    if known is None or known[0]() is not frame:
+        _made[place] = known = (weakref.ref(frame), make())
+        if len(_made) > _KEPT:
+            _made.popitem(last=False)
+    return known[1]
 
 
 def _points(
@@ -74,8 +104,13 @@ def _points(
     combine: Callable[[list[Row]], tuple[float, float, float, str]],
 ) -> list[Point]:
     groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    for row in records(frame):
-        groups[(row["series"], *(row[place] for place in places))].append(row)
+    indices: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    # A table has dozens of columns, and a run a hundred thousand rows.
+    read = [name for name in (*_READ, column, f"{column}_low", f"{column}_high") if name in frame]
+    for index, row in zip(frame.index, records(frame[list(dict.fromkeys((*read, *places)))]), strict=True):
+        key = (row["series"], *(row[place] for place in places))
+        groups[key].append(row)
+        indices[key].append(int(index))
     points = []
     for key, rows in groups.items():
         measured = [row for row in rows if row["status"] == "ok" and math.isfinite(_number(row, column))]
@@ -98,6 +133,7 @@ def _points(
                 reason=reason,
                 degenerate=any(row["degenerate"] is True for row in rows),
                 way=way,
+                rows=tuple(indices[key]),
             )
         )
     return sorted(points, key=lambda point: (series_order(point.series, point.method), point.place))
@@ -126,8 +162,15 @@ def failures(rows: Iterable[Row]) -> tuple[str, str]:
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
-    """The rows as dictionaries of plain Python values."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    """The rows as dictionaries of plain Python values; what is missing from a nullable column is None."""
+    names = [str(name) for name in frame.columns]
+    columns = []
+    for place in range(len(names)):
+        column = frame.iloc[:, place]
+        values = column.tolist()
+        nullable = str(column.dtype) in ("Int64", "boolean")
+        columns.append([None if value is pd.NA else value for value in values] if nullable else values)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)] if names else []
 
 
 def series_order(series: str, method: str) -> tuple[int, str, list[tuple[float, str]]]:

@@ -1,22 +1,33 @@
-"""What the page says, in its order: answer, scaling, quality, trade-off, failures, noise, environment, context."""
+"""What the page says, in its order: from the answer over scaling and quality to machine and context."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reports import plots
 from reports.accuracy import accuracy_sentences
 from reports.answer import answers, sentences
 from reports.figures import Request
+from reports.hardware import hardware
 from reports.literature import caveats, literature_tables
 from reports.load import HOW_TO_RUN, Run
 from reports.noise import noise_sentences
 from reports.plots.base import Plot
+from reports.reproduce import commands
 from reports.settings import Setting, cost_settings, error_settings, task_settings, trained_error_settings
 from reports.tables import Table
 from reports.tables.answer import answer_table
-from reports.tables.failures import backends_table, environments_table, failures_table, noise_table
+from reports.tables.failures import (
+    backends_table,
+    environments_table,
+    failures_table,
+    gaps_table,
+    noise_table,
+    runs_table,
+)
+from reports.tables.memory import longest_table, within_table
+from reports.tables.peers import peers_tables
 from reports.tables.quality import accuracy_table, error_table, parameters_table, tradeoff_table
 from reports.tables.scaling import scaling_tables
 from reports.tables.trained_error import trained_error_table
@@ -25,11 +36,13 @@ from reports.text import slug
 
 @dataclass(frozen=True)
 class Part:
-    """What belongs to one setting: sentences, then figures, then tables."""
+    """What belongs to one setting: sentences, figures, tables and commands; `hardware`: where it was measured."""
 
     heading: str = ""
     context: str = ""
     sentences: tuple[str, ...] = ()
+    hardware: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
     figures: tuple[Request, ...] = ()
     tables: tuple[Table, ...] = ()
 
@@ -76,14 +89,31 @@ def sections(run: Run) -> list[Section]:
             "No configuration has both an accuracy and a speed in one environment. Train it on a task, and for "
             "paired times also measure the same configuration with measure=cost.",
         ),
-        Section("failures", "What failed, and why", _whole(failures_table(run)), "Every cell ended well."),
+        Section(
+            "memory",
+            "How long a sequence fits?",
+            _each(costs, _memory),
+            _missing("a peak of memory", "efficiency.csv"),
+        ),
+        Section(
+            "peers",
+            "Ours and other people's code",
+            _several(peers_tables(run)),
+            "This run measured no third-party implementation. To measure those that are installed: make peers",
+        ),
+        Section(
+            "failures",
+            "What failed, and what is missing",
+            (*_whole(failures_table(run)), *_each(costs, _gaps)),
+            "Every cell ended well, and every method was measured at every length.",
+        ),
         Section("noise", "How much is noise?", _noise(run), "No cell timed SDPA against itself; add method=sdpa."),
         Section(
             "environment",
             "On which machine",
-            (*_whole(environments_table(run)), *_whole(backends_table(run))),
-            "environments.csv has no rows.",
+            (*_whole(runs_table(run)), *_whole(environments_table(run)), *_whole(backends_table(run))),
         ),
+        Section("reproduce", "How to reproduce", _reproduce(run)),
         Section("literature", "What was published (context, not measured here)", (_literature(run),)),
     ]
 
@@ -94,8 +124,13 @@ def _missing(what: str, files: str, option: str = "") -> str:
 
 
 def _each(settings: list[Setting], build: Callable[[Setting, str], Part | None]) -> tuple[Part, ...]:
-    parts = (build(setting, f"-{setting.slug}" if setting.slug else "") for setting in settings)
-    return tuple(part for part in parts if part is not None)
+    parts = ((setting, build(setting, f"-{setting.slug}" if setting.slug else "")) for setting in settings)
+    return tuple(replace(part, hardware=_hardware(setting)) for setting, part in parts if part is not None)
+
+
+def _hardware(setting: Setting) -> tuple[str, ...]:
+    """Where the rows of the setting's table were measured, as the filters call it."""
+    return tuple(dict.fromkeys(hardware(setting.run, getattr(setting.run, setting.table))))
 
 
 def _requests(group: tuple[Plot, ...], setting: Setting, suffix: str) -> tuple[Request, ...]:
@@ -106,7 +141,10 @@ def _answer(setting: Setting, suffix: str) -> Part | None:
     found = answers(setting.run)
     if not found:
         return None
-    return Part(setting.label, setting.context, tuple(sentences(found)), tables=(answer_table(found, suffix),))
+    tables = (within_table(setting.run, suffix), answer_table(found, suffix))
+    return Part(
+        setting.label, setting.context, tuple(sentences(found)), tables=tuple(table for table in tables if table)
+    )
 
 
 def _most_accurate(setting: Setting, _: str) -> Part | None:
@@ -161,6 +199,30 @@ def _tradeoff(setting: Setting, suffix: str) -> Part | None:
     if table is None:
         return None
     return Part(setting.label, figures=_requests(plots.TRADEOFF, setting, suffix), tables=(table,))
+
+
+def _memory(setting: Setting, suffix: str) -> Part | None:
+    table = longest_table(setting.run, suffix)
+    return Part(setting.label, setting.context, tables=(table,)) if table else None
+
+
+def _gaps(setting: Setting, suffix: str) -> Part | None:
+    table = gaps_table(setting.run, suffix)
+    return Part(setting.label, tables=(table,)) if table else None
+
+
+def _reproduce(run: Run) -> tuple[Part, ...]:
+    headings = {
+        "efficiency": "Time, throughput, memory and speedup",
+        "errors": "Approximation error",
+        "accuracy": "Accuracy and learning curves",
+    }
+    found = ((heading, commands(run, table)) for table, heading in headings.items())
+    return tuple(Part(heading, commands=tuple(lines)) for heading, lines in found if lines)
+
+
+def _several(tables: list[Table]) -> tuple[Part, ...]:
+    return (Part(tables=tuple(tables)),) if tables else ()
 
 
 def _noise(run: Run) -> tuple[Part, ...]:

@@ -57,9 +57,10 @@ _COUNTED = {"layers": "layer", "ff_chunks": "feed-forward chunk", "heads": "head
 class Setting:
     """A run narrowed, in one table, to rows that may be compared.
 
-    `label` says what sets them apart from other settings, `context` everything that they share.
+    `table` is that table; `label` says what sets them apart from other settings, `context` all that they share.
     """
 
+    table: str
     label: str
     slug: str
     context: str
@@ -163,7 +164,7 @@ def _split(run: Run, table: str, columns: list[str]) -> list[Setting]:
         shared = [column for column in columns if column != "env_id" or len(run.env_ids) > 1]
         label, context = _describe_all(rows, varying), _describe_all(rows, shared)
         settings.append(
-            Setting(label, slug(label) if label else "", context, run.narrow(table, with_series(rows)))
+            Setting(table, label, slug(label) if label else "", context, run.narrow(table, with_series(rows)))
         )
     return settings
 

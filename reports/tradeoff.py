@@ -29,6 +29,8 @@ class Candidate:
     cost_high: float
     cost_label: str
     peak_mib: float
+    #: Places in `accuracy`.
+    rows: tuple[int, ...] = ()
 
 
 def candidates(run: Run) -> list[Candidate]:
@@ -111,4 +113,5 @@ def _candidate(accuracy: Point, cost: Point, peak: Point | None, label: str) -> 
         cost_high=cost.high,
         cost_label=label,
         peak_mib=peak.value if peak else math.nan,
+        rows=accuracy.rows,
     )

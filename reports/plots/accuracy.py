@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from reports.charts import accuracy
 from reports.load import Run
 from reports.plots.base import Plot, panels
 from reports.points import ordered_series, seed_points, tidy
@@ -85,4 +86,5 @@ FIGURE = Plot(
     "narrower than Wilson over the test targets); the dashed line is what guessing scores.",
     draw,
     data,
+    (accuracy.chart,),
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from reports.charts import curves
 from reports.load import Run
 from reports.plots.base import Plot, key, legend
 from reports.points import ordered_series
@@ -34,23 +36,26 @@ def draw(run: Run) -> Figure | None:
             row, ("train_loss", "dev_accuracy"), ("training loss", "dev accuracy"), strict=True
         ):
             rows = frame[(frame["task"] == task) & frame[column].notna()]
-            sns.lineplot(
-                rows,
-                x="step",
-                y=column,
-                hue="series",
-                palette={name: style.colour for name, style in book.items()},
-                units="cell_id",
-                estimator=None,
-                linewidth=1.1,
-                legend=False,
-                ax=panel,
-            )
+            for name, lines in _lines(rows, column).items():
+                panel.add_collection(LineCollection(lines, colors=book[name].colour, linewidths=1.1))
+            panel.autoscale()
             panel.set(xlabel="step", ylabel=label)
             panel.set_title(plain(task))
         row[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     legend(figure, [key(replace(book[name], marker=""), name) for name, _ in series])
     return figure
+
+
+def _lines(rows: pd.DataFrame, column: str) -> dict[str, list[list[tuple[float, float]]]]:
+    """The curves of each series, one a cell, in the order of steps."""
+    curves: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    columns = (rows[name].tolist() for name in ("series", "env_id", "cell_id", "step", column))
+    for series, env, cell, step, value in zip(*columns, strict=True):
+        curves.setdefault((str(series), str(env), str(cell)), []).append((float(step), float(value)))
+    found: dict[str, list[list[tuple[float, float]]]] = {}
+    for (series, _, _), line in curves.items():
+        found.setdefault(series, []).append(sorted(line))
+    return found
 
 
 def data(run: Run) -> pd.DataFrame:
@@ -65,4 +70,5 @@ FIGURE = Plot(
     "bound of what it can learn.",
     draw,
     data,
+    tuple(partial(curves.chart, column=column) for column in curves.QUANTITIES),
 )

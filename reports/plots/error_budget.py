@@ -5,11 +5,12 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.charts import Chart, errors
 from reports.errors import at_one_length, inexact, measured
 from reports.load import Run
 from reports.plots.base import Plot
 from reports.plots.errors import DATA_COLUMNS, draw_lines
-from reports.text import length, tick
+from reports.text import TIMES, length, tick
 
 
 def draw(run: Run) -> Figure | None:
@@ -40,6 +41,19 @@ def _rows(run: Run) -> pd.DataFrame:
     return rows[budgets > 1]
 
 
+def chart(run: Run) -> Chart | None:
+    """Its interactive twin."""
+    return errors.chart(
+        run,
+        _rows(run),
+        x="budget_value",
+        x_label="budget",
+        x_text="exact",
+        line="qk_norm",
+        line_text=lambda norm: f"q, k {TIMES} {tick(norm)}",
+    )
+
+
 FIGURE = Plot(
     "error-budget",
     "Error over budget",
@@ -47,4 +61,5 @@ FIGURE = Plot(
     "of zeros; a band spans the seeds, and a line that does not fall says that a larger budget does not help.",
     draw,
     data,
+    (chart,),
 )

@@ -46,7 +46,8 @@ def draw_lines(
         if logarithmic:
             panel.set_yscale("log")
     if logarithmic:
-        number_axis(axes[0])
+        for panel in axes:
+            number_axis(panel)
     else:
         axes[0].set_ylim(0, None)
     figure.supylabel(f"output error{title}", fontsize=8)

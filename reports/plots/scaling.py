@@ -10,14 +10,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reports.charts import Chart, costs
 from reports.fits import exponent
 from reports.load import Run
 from reports.plots.base import failure_key, key, legend, length_axis, number_axis, panels
-from reports.points import Point, cost_points, modes, ordered_series, tidy
-from reports.style import Style, series_styles
+from reports.points import Point, by_line, cost_points, modes, ordered_series, tidy
+from reports.style import Style, series_styles, styles
 from reports.text import DASH
 
 _STACK = 0.035
+#: More series than these have a legend of their methods only.
+_MOST_NAMED = 72
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,11 @@ def draw_cost(run: Run, cost: Cost) -> Figure | None:
     names = modes(frame)
     figure, axes = panels(len(names), height=3.1, columns=2, share_y=True)
     slopes: dict[str, list[str]] = {name: [] for name, _ in series}
+    lines = by_line(points)
     for panel, mode in zip(axes, names, strict=True):
         here = [point for point in points if point.place[0] == mode]
         for name, _ in series:
-            line = [point for point in here if point.series == name]
+            line = lines.get((name, mode), [])
             _draw_line(panel, line, book[name])
             slopes[name].append(_slope(line))
         _mark_failures(panel, here, book)
@@ -59,9 +63,19 @@ def draw_cost(run: Run, cost: Cost) -> Figure | None:
     axes[0].set_ylabel(cost.label)
     labels = {name: _label(name, slopes[name]) if cost.exponents else name for name, _ in series}
     handles = [key(book[name], labels[name]) for name, _ in series]
+    if len(series) > _MOST_NAMED:
+        # Shades of one colour are the budgets of one method; the chart of the page tells them apart.
+        looks = styles(run.methods)
+        handles = [key(looks[method], method) for method in dict.fromkeys(method for _, method in series)]
     handles += [failure_key()] if any(point.failure for point in points) else []
-    legend(figure, handles, f"series: exponent of length, {' / '.join(names)}" if cost.exponents else "")
+    legend(figure, handles, _legend_title(cost, names, len(series)))
     return figure
+
+
+def _legend_title(cost: Cost, names: list[str], count: int) -> str:
+    if count > _MOST_NAMED:
+        return f"methods; shades: {count} budgets and parameters of theirs"
+    return f"series: exponent of length, {' / '.join(names)}" if cost.exponents else ""
 
 
 def cost_data(run: Run, cost: Cost) -> pd.DataFrame:
@@ -70,24 +84,38 @@ def cost_data(run: Run, cost: Cost) -> pd.DataFrame:
     return tidy(cost_points(run.efficiency, cost.column, places), places)
 
 
+def cost_chart(run: Run, cost: Cost) -> Chart | None:
+    """The interactive twin of `draw_cost`."""
+    names = modes(run.efficiency)
+
+    def slopes(line: list[Point]) -> str:
+        by_mode = (_slope([point for point in line if point.place[0] == mode]) for mode in names)
+        return f"exponent {' / '.join(by_mode)}" if cost.exponents else ""
+
+    return costs.chart(run, cost.column, cost.label, cost.line_at, slopes)
+
+
 def _draw_line(panel: Axes, line: list[Point], style: Style) -> None:
     line = sorted(line, key=_length)
     # A failed length stays in the line as NaN, so that no stroke bridges it.
     lengths, values = [_length(point) for point in line], [point.value for point in line]
     panel.plot(lengths, values, color=style.colour, linestyle=style.line, zorder=2)
-    for point in line:
-        if not point.measured:
+    # One artist for all intervals, one for all marks: a large run has thousands of each.
+    known = [point for point in line if point.measured and math.isfinite(point.low) and math.isfinite(point.high)]
+    ends = [point.low for point in known], [point.high for point in known]
+    panel.vlines([_length(point) for point in known], *ends, color=style.colour, linewidth=1.0, zorder=2)
+    for hollow in (False, True):
+        marks = [point for point in line if point.measured and point.degenerate == hollow]
+        if not marks:
             continue
-        if math.isfinite(point.low) and math.isfinite(point.high):
-            panel.vlines(_length(point), point.low, point.high, color=style.colour, linewidth=1.0, zorder=2)
-        face = "white" if point.degenerate else style.colour
         panel.plot(
-            _length(point),
-            point.value,
+            [_length(point) for point in marks],
+            [point.value for point in marks],
             marker=style.marker,
-            markerfacecolor=face,
-            markeredgecolor=style.colour if point.degenerate else "white",
-            markeredgewidth=1.0 if point.degenerate else 0.4,
+            linestyle="none",
+            markerfacecolor="white" if hollow else style.colour,
+            markeredgecolor=style.colour if hollow else "white",
+            markeredgewidth=1.0 if hollow else 0.4,
             zorder=3,
         )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.charts import Chart
 from reports.load import Run
 from reports.plots.base import Plot
-from reports.plots.scaling import Cost, cost_data, draw_cost
+from reports.plots.scaling import Cost, cost_chart, cost_data, draw_cost
 from reports.text import TIMES
 
 _COST = Cost("speedup", f"speedup over SDPA ({TIMES})", exponents=False, line_at=1.0)
@@ -23,6 +24,11 @@ def data(run: Run) -> pd.DataFrame:
     return cost_data(run, _COST)
 
 
+def chart(run: Run) -> Chart | None:
+    """Its interactive twin."""
+    return cost_chart(run, _COST)
+
+
 FIGURE = Plot(
     "speedup",
     "Speedup over SDPA",
@@ -30,4 +36,5 @@ FIGURE = Plot(
     "process; where a bar touches the line there is no difference to report.",
     draw,
     data,
+    (chart,),
 )

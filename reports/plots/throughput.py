@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.charts import Chart
 from reports.load import Run
 from reports.plots.base import Plot
-from reports.plots.scaling import Cost, cost_data, draw_cost
+from reports.plots.scaling import Cost, cost_chart, cost_data, draw_cost
 
 _COST = Cost("tokens_per_s", "tokens per second", exponents=False, line_at=None)
 
@@ -22,10 +23,16 @@ def data(run: Run) -> pd.DataFrame:
     return cost_data(run, _COST)
 
 
+def chart(run: Run) -> Chart | None:
+    """Its interactive twin."""
+    return cost_chart(run, _COST)
+
+
 FIGURE = Plot(
     "throughput",
     "Throughput over length",
     "Higher is better; a flat line means that the cost of a token does not depend on the length.",
     draw,
     data,
+    (chart,),
 )

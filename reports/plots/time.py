@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.charts import Chart
 from reports.load import Run
 from reports.plots.base import Plot
-from reports.plots.scaling import Cost, cost_data, draw_cost
+from reports.plots.scaling import Cost, cost_chart, cost_data, draw_cost
 
 _COST = Cost("latency_ms", "time of one pass (ms)", exponents=True, line_at=None)
 
@@ -22,6 +23,11 @@ def data(run: Run) -> pd.DataFrame:
     return cost_data(run, _COST)
 
 
+def chart(run: Run) -> Chart | None:
+    """Its interactive twin."""
+    return cost_chart(run, _COST)
+
+
 FIGURE = Plot(
     "time",
     "Time over length",
@@ -29,4 +35,5 @@ FIGURE = Plot(
     "slope is the exponent in the legend, fitted over lengths of at least 512 tokens.",
     draw,
     data,
+    (chart,),
 )

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from reports.charts import tradeoff
 from reports.load import Run
 from reports.plots.base import Plot, key, legend, panels
 from reports.points import ordered_series
@@ -85,4 +86,5 @@ FIGURE = Plot(
     "is matched or beaten in both accuracy and speed by another method.",
     draw,
     data,
+    (tradeoff.chart,),
 )

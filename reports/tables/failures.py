@@ -9,7 +9,7 @@ import pandas as pd
 from reports.fits import covers_one
 from reports.load import Run
 from reports.noise import pairs
-from reports.points import records
+from reports.points import modes, ordered_series, records
 from reports.schema import RESULTS, STATUSES
 from reports.tables.base import Cell, Table
 from reports.text import DASH, TIMES, interval, length
@@ -20,9 +20,9 @@ def failures_table(run: Run) -> Table | None:
     columns = ("table", "env_id", "method", "level", "mode", "seq_len", "task", "status", "reason")
     counts: Counter[tuple[object, ...]] = Counter()
     for table in RESULTS:
-        for row in records(getattr(run, table)):
-            if row["status"] != "ok":
-                counts[(table, *(row[name] for name in columns[1:]))] += 1
+        frame = getattr(run, table)
+        for row in records(frame.loc[frame["status"] != "ok", list(columns[1:])]):
+            counts[(table, *(row[name] for name in columns[1:]))] += 1
     if not counts:
         return None
     shown = [name for name in columns if name != "env_id" or len(run.env_ids) > 1]
@@ -39,6 +39,64 @@ def failures_table(run: Run) -> Table | None:
     caption = "Each planned cell ends in a row; none of these is in any mean, fit or interval of this report."
     header = (*(names.get(name, name) for name in shown), "count")
     return Table("failures", "Cells that gave no result", caption, header, tuple(rows), data)
+
+
+def gaps_table(run: Run, suffix: str) -> Table | None:
+    """What a reader may look for and this run did not plan, by series and mode; None without such a gap.
+
+    run: narrowed to one setting of costs.
+    """
+    frame = run.efficiency
+    rows, facts = [], []
+    for mode in modes(frame):
+        here = frame[frame["mode"] == mode]
+        lengths = {int(n) for n in here["seq_len"]}
+        for series, _ in ordered_series(frame):
+            mine = {int(n) for n in here.loc[here["series"] == series, "seq_len"]}
+            missing = sorted(lengths - mine)
+            if missing:
+                shown = ", ".join(map(length, missing)) if mine else "all"
+                rows.append((Cell(series), Cell(mode), Cell(shown)))
+                facts += [{"series": series, "mode": mode, "seq_len": n} for n in missing]
+    if not rows:
+        return None
+    caption = "Lengths that other methods were measured at in the same mode, and these were not asked for."
+    return Table(
+        f"gaps{suffix}",
+        "Not in the plan of this run",
+        caption,
+        ("method", "mode", "lengths"),
+        tuple(rows),
+        pd.DataFrame(facts),
+    )
+
+
+def runs_table(run: Run) -> Table:
+    """Which run brought how many rows, from which environment, and when; one row a run and environment."""
+    frames = {table: getattr(run, table) for table in RESULTS}
+    everything = pd.concat(
+        [frame[["run", "env_id", "started_at"]].assign(table=name) for name, frame in frames.items()]
+    )
+    rows, facts = [], []
+    for (name, env), part in everything.groupby(["run", "env_id"], sort=True):
+        counts = {table: int((part["table"] == table).sum()) for table in RESULTS}
+        days = sorted(str(day)[:10] for day in part["started_at"] if day and not pd.isna(day))
+        span = DASH if not days else days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+        rows.append(
+            (Cell(str(name)), Cell(str(env)), *(Cell(f"{n:,}", "number") for n in counts.values()), Cell(span))
+        )
+        facts.append(
+            {
+                "run": name,
+                "env_id": env,
+                **counts,
+                "first": days[0] if days else "",
+                "last": days[-1] if days else "",
+            }
+        )
+    caption = "Rows of one environment share figures; those of different ones never do."
+    header = ("run", "environment", *RESULTS, "measured")
+    return Table("runs", "Runs and environments", caption, header, tuple(rows), pd.DataFrame(facts))
 
 
 def status_counts(run: Run) -> dict[str, int]:
@@ -75,7 +133,7 @@ def backends_table(run: Run) -> Table | None:
     frame = run.efficiency[run.efficiency["status"] == "ok"]
     if frame.empty:
         return None
-    counted = Counter(tuple(str(row[name]) for name in columns) for row in records(frame))
+    counted = Counter(tuple(str(row[name]) for name in columns) for row in records(frame[columns]))
     rows = tuple(
         (*(Cell(part or DASH) for part in key), Cell(str(count), "number"))
         for key, count in sorted(counted.items())

@@ -38,12 +38,13 @@ def error_table(run: Run, suffix: str) -> Table:
         column: {(p.series, *map(str, p.place)): p for p in seed_points(frame, column, places)}
         for column, _ in _MEASURES
     }
+    notes = _notes(frame)
     rows, facts = [], []
     for key in columns["output_error"]:
         found = [columns[column][key] for column, _ in _MEASURES]
         budget, value, seq_len, norm = (str(part) for part in found[0].place)
         budget_text = f"{budget} {float(value):g}" if budget and value != "nan" else DASH
-        shown = [_error_cell(point, _note(frame, point)) for point in found]
+        shown = [_error_cell(point, notes.get(point.series, "")) for point in found]
         rows.append(
             (
                 Cell(found[0].method),
@@ -79,9 +80,10 @@ def _default(frame: pd.DataFrame) -> float:
     return float(norms.iloc[0]) if len(norms) else 1.0
 
 
-def _note(frame: pd.DataFrame, point: Point) -> str:
-    notes = frame.loc[(frame["series"] == point.series) & (frame["note"] != ""), "note"]
-    return "; ".join(dict.fromkeys(map(str, notes)))
+def _notes(frame: pd.DataFrame) -> dict[str, str]:
+    """What the rows of a series note, each thing once."""
+    noted = frame[frame["note"] != ""]
+    return {str(name): "; ".join(map(str, notes.unique())) for name, notes in noted.groupby("series")["note"]}
 
 
 def _error_cell(point: Point, note: str) -> Cell:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from reports.fits import SHORTEST, Crossover, Estimate, crossover, exponent, extrapolated
 from reports.load import Run
-from reports.points import Point, cost_points, modes, ordered_series
+from reports.points import Point, by_line, cost_points, modes, ordered_series
 from reports.tables.base import Cell, Table
 from reports.tables.grid import Key, best, grid
 from reports.text import DASH, TIMES, length, plural
@@ -87,15 +87,13 @@ def _fits(run: Run, suffix: str) -> Table:
     by_column = {
         column: cost_points(frame, column, ("mode", "seq_len")) for column in ("latency_ms", "peak_mib", "speedup")
     }
+    lines_of = {column: by_line(filter(_fit_for, points)) for column, points in by_column.items()}
     baselines = set(frame["baseline"])
     by_column["saving"] = _savings(by_column["peak_mib"], baselines)
     rows, facts = [], []
     for mode in modes(frame):
         for series, method in ordered_series(frame):
-            lines = {
-                column: [p for p in points if p.series == series and p.place[0] == mode and _fit_for(p)]
-                for column, points in by_column.items()
-            }
+            lines = {column: found.get((series, mode), []) for column, found in lines_of.items()}
             time, memory = (_exponent(lines[column]) for column in ("latency_ms", "peak_mib"))
             crossings = {
                 column: Crossover("baseline") if method in baselines else _crossover(lines[column])

@@ -217,7 +217,10 @@ def test_environments_have_answers_of_their_own(tmp_path: Path, capsys: pytest.C
     there = [row | {"env_id": "envB", "device": "cuda", "cell_id": f"{row['cell_id']}B"} for row in here]
     there[1] |= {"speedup": 0.5, "speedup_low": 0.4, "speedup_high": 0.6}
     folder = write(tmp_path / "run", here + there)
-    found = {one.setting.run.env_ids[0]: best(one) for one in recommend(load([folder]), ask(["seq_len=4096"]))}
+    found = {
+        one.setting.run.efficiency["env_id"].iloc[0]: best(one)
+        for one in recommend(load([folder]), ask(["seq_len=4096"]))
+    }
     assert found == {"envA": "performer · features 128", "envB": "sdpa"}
     code, out, _ = said("seq_len=4096 device=cuda", folder, capsys)
     assert code == 0
