@@ -87,9 +87,9 @@ def _fits(run: Run, suffix: str) -> Table:
     by_column = {
         column: cost_points(frame, column, ("mode", "seq_len")) for column in ("latency_ms", "peak_mib", "speedup")
     }
-    lines_of = {column: by_line(filter(_fit_for, points)) for column, points in by_column.items()}
     baselines = set(frame["baseline"])
     by_column["saving"] = _savings(by_column["peak_mib"], baselines)
+    lines_of = {column: by_line(filter(_fit_for, points)) for column, points in by_column.items()}
     rows, facts = [], []
     for mode in modes(frame):
         for series, method in ordered_series(frame):
