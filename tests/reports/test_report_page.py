@@ -153,7 +153,7 @@ def test_one_method_and_no_other_table(tmp_path: Path, capsys: pytest.CaptureFix
     page = (tmp_path / "out" / "index.html").read_text()
     assert "errors.csv has no rows" in page
     assert "accuracy.csv has no rows" in page
-    assert "Every cell ended well." in page
+    assert "Every cell ended well, and every method was measured at every length." in page
     assert "No cell timed SDPA against itself" in page
 
 
