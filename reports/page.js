@@ -38,7 +38,7 @@
     length, number, exact: (v) => exact(v), percent: (v) => (v === null ? "–" : `${(100 * v).toFixed(1)} %`),
   };
   const exact = (v) => v.toLocaleString("en-US", { maximumSignificantDigits: 6 });
-  const tickText = { length, number: short, exact, percent: (v) => `${Math.round(100 * v)}%` };
+  const tickText = { length, number: short, exact, percent: (v) => `${Number((100 * v).toFixed(1))}%` };
 
   // ---- small helpers for elements
   const make = (tag, attrs = {}, ...children) => {
@@ -150,7 +150,7 @@
     if (!Number.isFinite(low)) [low, high] = [1, 10];
     const forward = log ? Math.log10 : (v) => v;
     let [a, b] = [forward(low), forward(high)];
-    const span = Math.max(b - a, log ? 0.3 : Math.abs(b) * 0.05 || 1e-9);
+    const span = Math.max(b - a, log ? 0.3 : axis.text === "percent" ? 0.05 : Math.abs(b) * 0.05 || 1e-9);
     a -= span * pad[0];
     b += span * pad[1];
     if (axis.text === "percent") [a, b] = [Math.max(a, -0.04), Math.min(b, 1.04)];
@@ -257,7 +257,7 @@
       this.marks = chart.shown.filter((mark) => mark.panel === name);
       const bySeries = spec.y.scale === "series";
       const names = chart.names;
-      const height = bySeries ? 62 + 24 * names.length : spec.ends ? 230 : 320;
+      const height = bySeries ? 76 + 24 * names.length : spec.ends ? 230 : 320;
       const left = bySeries ? Math.min(width * 0.45, 24 + 6.2 * Math.max(...names.map((n) => n.length))) : 54;
       const ends = spec.ends ? [...chart.series.values()].map((one) => one.name.split(" · ").at(-1).length) : [];
       const [right, top, bottom] = [spec.ends ? 12 + 6 * Math.max(...ends) : 14, 30, height - 42];
@@ -322,7 +322,7 @@
         for (const axis of ["x", "y"]) {
           if (mark[`${axis}_low`] === null || mark[`${axis}_high`] === null) continue;
           const [a, b] = [this[axis].at(mark[`${axis}_low`]), this[axis].at(mark[`${axis}_high`])];
-          group.append(make("line", axis === "x" ? { x1: a, x2: b, y1: mark.py, y2: mark.py, class: "interval" } : { x1: mark.px, x2: mark.px, y1: a, y2: b, class: "interval" }));
+          group.append(make("line", axis === "x" ? { x1: a, x2: b, y1: mark.py, y2: mark.py, class: "whisker" } : { x1: mark.px, x2: mark.px, y1: a, y2: b, class: "whisker" }));
         }
         if (spec.size && mark.size !== null) group.append(make("circle", { cx: mark.px, cy: mark.py, r: 22 * Math.sqrt(mark.size / largest), class: mark.front ? "bubble rim" : "bubble" }));
         group.append(make("path", {

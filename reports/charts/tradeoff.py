@@ -19,7 +19,7 @@ def chart(run: Run) -> Chart | None:
     # A task without paired costs has throughput in their place; its panel says so.
     labels = {one.task: one.cost_label for one in found}
     shared = len(set(labels.values())) == 1
-    panel = {task: task if shared else f"{task}: {label}" for task, label in labels.items()}
+    panel = {task: task if shared else f"{task} ({_unit(label)})" for task, label in labels.items()}
     marks = tuple(
         Mark(
             panel=panel[one.task],
@@ -48,3 +48,8 @@ def chart(run: Run) -> Chart | None:
         joined=False,
         size="peak memory (MiB)",
     )
+
+
+def _unit(label: str) -> str:
+    """The cost in a word, for the title of a narrow panel."""
+    return "speedup" if label.startswith("speedup") else "tokens/s"

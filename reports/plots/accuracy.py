@@ -82,8 +82,8 @@ def data(run: Run) -> pd.DataFrame:
 FIGURE = Plot(
     "accuracy",
     "Accuracy by task",
-    "The mark is the mean over seeds (small dots), the bar its 95 % interval (Student t over seeds, never "
-    "narrower than Wilson over the test targets); the dashed line is what guessing scores.",
+    "The mark is the mean over seeds (small dots in the figure), the bar its 95 % interval (Student t over seeds, "
+    "never narrower than Wilson over the test targets); the dashed line is what guessing scores.",
     draw,
     data,
     (accuracy.chart,),
