@@ -33,7 +33,10 @@ SMALL = [
 ]
 
 #: What a run measures and does not compute: it differs between two runs of the same bits.
-TIMES = ("train_s", "step_ms", "train_tokens_per_s", "pretrain_s", "resumed", "elapsed_s")
+TIMES = (
+    *("train_s", "step_ms", "train_tokens_per_s", "pretrain_s", "resumed", "elapsed_s"),
+    *("cpu_share", "wait_share"),  # of the cores, while it ran
+)
 
 
 class Ragged(Copying):
