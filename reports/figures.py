@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from reports.style import PNG_DPI
 #: Neither dates nor versions of tools, so that the same CSV files give the same bytes.
 _PNG_METADATA = {"Software": None}
 _SVG_METADATA = {"Date": None, "Creator": None}
+#: Characters of an SVG that stands in the page as elements.
+_MOST_INLINE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def render(request: Request, folder: Path) -> Drawn | None:
         request.plot.data(request.run).to_csv(index=False, lineterminator="\n"), encoding="utf-8"
     )
     title = f"{request.plot.title}: {request.setting}" if request.setting else request.plot.title
-    svg = inline(path.with_suffix(".svg").read_text(encoding="utf-8"), request.name)
+    svg = embedded(path.with_suffix(".svg").read_text(encoding="utf-8"), request.name)
     charts = tuple(chart for make in request.plot.charts if (chart := make(request.run)) is not None)
     return Drawn(request.name, title, request.plot.caption, f"{title}. {request.plot.caption}", svg, charts)
 
@@ -70,6 +73,15 @@ def _save(figure: Figure, path: Path) -> None:
     FigureCanvasSVG(figure).print_svg(path.with_suffix(".svg"), metadata=_SVG_METADATA)  # type: ignore[no-untyped-call]
     figure.set_dpi(PNG_DPI)
     FigureCanvasAgg(figure).print_png(path.with_suffix(".png"), metadata=_PNG_METADATA)  # type: ignore[no-untyped-call]
+
+
+def embedded(svg: str, name: str) -> str:
+    """An SVG file for the page: its elements, or a picture where they would be too many for a browser to hold."""
+    if len(svg) <= _MOST_INLINE:
+        return inline(svg, name)
+    data = base64.b64encode(svg.encode()).decode()
+    # The page names the figure around it.
+    return f'<img alt="" src="data:image/svg+xml;base64,{data}">'
 
 
 def inline(svg: str, name: str) -> str:

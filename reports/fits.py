@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -46,8 +47,12 @@ class Crossover:
 def exponent(lengths: Sequence[float], values: Sequence[float], *, shortest: float = SHORTEST) -> Estimate | None:
     """The slope of log value over log length, with a t-interval; None with fewer than three lengths."""
     pairs = _fitted(lengths, values, shortest)
-    if pairs is None:
-        return None
+    return None if pairs is None else _line_through(tuple(pairs))
+
+
+@lru_cache(maxsize=4096)
+def _line_through(pairs: tuple[tuple[float, float], ...]) -> Estimate:
+    """Tables, figures and charts ask for the slopes of the same lines."""
     fit = linregress([math.log(n) for n, _ in pairs], [math.log(v) for _, v in pairs])
     half = float(t.ppf(0.975, len(pairs) - 2)) * float(fit.stderr)
     slope = float(fit.slope)

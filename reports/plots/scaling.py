@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from reports.charts import Chart, costs
@@ -50,7 +52,9 @@ def draw_cost(run: Run, cost: Cost) -> Figure | None:
         for name, _ in series:
             line = lines.get((name, mode), [])
             _draw_line(panel, line, book[name])
-            slopes[name].append(_slope(line))
+            if cost.exponents:
+                slopes[name].append(_slope(line))
+        _draw_intervals(panel, here, book)
         _mark_failures(panel, here, book)
         panel.set_title(mode)
         length_axis(panel, [_length(point) for point in points])
@@ -99,25 +103,21 @@ def _draw_line(panel: Axes, line: list[Point], style: Style) -> None:
     line = sorted(line, key=_length)
     # A failed length stays in the line as NaN, so that no stroke bridges it.
     lengths, values = [_length(point) for point in line], [point.value for point in line]
-    panel.plot(lengths, values, color=style.colour, linestyle=style.line, zorder=2)
-    # One artist for all intervals, one for all marks: a large run has thousands of each.
-    known = [point for point in line if point.measured and math.isfinite(point.low) and math.isfinite(point.high)]
-    ends = [point.low for point in known], [point.high for point in known]
-    panel.vlines([_length(point) for point in known], *ends, color=style.colour, linewidth=1.0, zorder=2)
-    for hollow in (False, True):
-        marks = [point for point in line if point.measured and point.degenerate == hollow]
-        if not marks:
-            continue
-        panel.plot(
-            [_length(point) for point in marks],
-            [point.value for point in marks],
-            marker=style.marker,
-            linestyle="none",
-            markerfacecolor="white" if hollow else style.colour,
-            markeredgecolor=style.colour if hollow else "white",
-            markeredgewidth=1.0 if hollow else 0.4,
-            zorder=3,
-        )
+    look: dict[str, Any] = {"color": style.colour, "linestyle": style.line, "marker": style.marker, "zorder": 3}
+    full = [place for place, point in enumerate(line) if not point.degenerate]
+    panel.plot(lengths, values, markevery=full, markeredgecolor="white", markeredgewidth=0.4, **look)
+    hollow = [point for point in line if point.degenerate]
+    if hollow:
+        look |= {"linestyle": "none", "markerfacecolor": "white"}
+        panel.plot([_length(point) for point in hollow], [point.value for point in hollow], **look)
+
+
+def _draw_intervals(panel: Axes, points: list[Point], book: dict[str, Style]) -> None:
+    """All intervals as one artist: a large run has thousands."""
+    known = [point for point in points if math.isfinite(point.low) and math.isfinite(point.high)]
+    ends = [[(_length(point), point.low), (_length(point), point.high)] for point in known]
+    colours = [book[point.series].colour for point in known]
+    panel.add_collection(LineCollection(ends, colors=colours, linewidths=1.0, zorder=2))
 
 
 def _mark_failures(panel: Axes, points: list[Point], book: dict[str, Style]) -> None:

@@ -50,9 +50,10 @@ def gaps_table(run: Run, suffix: str) -> Table | None:
     rows, facts = [], []
     for mode in modes(frame):
         here = frame[frame["mode"] == mode]
-        lengths = {int(n) for n in here["seq_len"]}
+        lengths = {int(n) for n in here["seq_len"].unique()}
+        asked = here.groupby("series")["seq_len"].unique()
         for series, _ in ordered_series(frame):
-            mine = {int(n) for n in here.loc[here["series"] == series, "seq_len"]}
+            mine = {int(n) for n in asked.get(series, ())}
             missing = sorted(lengths - mine)
             if missing:
                 shown = ", ".join(map(length, missing)) if mine else "all"
@@ -133,7 +134,8 @@ def backends_table(run: Run) -> Table | None:
     frame = run.efficiency[run.efficiency["status"] == "ok"]
     if frame.empty:
         return None
-    counted = Counter(tuple(str(row[name]) for name in columns) for row in records(frame[columns]))
+    sizes = frame.groupby(columns, dropna=False).size()
+    counted = {tuple(map(str, key)): int(count) for key, count in zip(sizes.index.tolist(), sizes, strict=True)}
     rows = tuple(
         (*(Cell(part or DASH) for part in key), Cell(str(count), "number"))
         for key, count in sorted(counted.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import re
 import shlex
@@ -19,6 +20,7 @@ from bench.collect import axes_of, text
 from bench.compose import hydra_context
 from reports.__main__ import publish
 from reports.charts.embed import column
+from reports.figures import embedded
 from reports.load import load
 from reports.reproduce import commands
 from reports.schema import RESULTS, TABLES
@@ -120,7 +122,7 @@ def test_nothing_comes_from_elsewhere(home: Path) -> None:
     # The name of a namespace is no address that a browser asks.
     addresses = set(re.findall(r"""["'(](?:https?:)?//[^"')\s]+""", text))
     assert {address[1:] for address in addresses} <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
-    assert not re.search(r"<(link|iframe|img)\b|@import|\bfetch\(|XMLHttpRequest", text)
+    assert not re.search(r"<(link|iframe|img|object)\b|@import|\bfetch\(|XMLHttpRequest", text)
 
 
 def test_headings_go_down_one_step_at_a_time(home: Path) -> None:
@@ -258,3 +260,11 @@ def test_a_method_without_rows_of_its_own_peak_is_no_answer(tmp_path: Path) -> N
     text = publish([tables.write(tmp_path / "run")], out).read_text()
     assert not (out / "tables" / "longest.csv").exists()
     assert "efficiency.csv has no rows with a peak of memory" in text
+
+
+def test_a_heavy_figure_is_a_picture() -> None:
+    light, heavy = "<svg></svg>", f"<svg>{' ' * 1_000_000}</svg>"
+    assert embedded(light, "x").startswith("<svg aria-hidden")
+    found = re.fullmatch(r'<img alt="" src="data:image/svg\+xml;base64,([^"]*)">', embedded(heavy, "x"))
+    assert found
+    assert base64.b64decode(found[1]).decode() == heavy
