@@ -18,9 +18,9 @@ from synthetic_run import METHODS, Tables, cost, synthetic_run
 from bench.cli import compose, jobs
 from bench.collect import axes_of, text
 from bench.compose import hydra_context
+from reports import figures
 from reports.__main__ import publish
 from reports.charts.embed import column
-from reports.figures import embedded
 from reports.load import load
 from reports.reproduce import commands
 from reports.schema import RESULTS, TABLES
@@ -264,7 +264,7 @@ def test_a_method_without_rows_of_its_own_peak_is_no_answer(tmp_path: Path) -> N
 
 def test_a_heavy_figure_is_a_picture() -> None:
     light, heavy = "<svg></svg>", f"<svg>{' ' * 1_000_000}</svg>"
-    assert embedded(light, "x").startswith("<svg aria-hidden")
+    assert figures.embedded(light, "x").startswith("<svg aria-hidden")
     found = re.fullmatch(r'<img alt="" src="data:image/svg\+xml;base64,([^"]*)">', embedded(heavy, "x"))
     assert found
     assert base64.b64decode(found[1]).decode() == heavy
