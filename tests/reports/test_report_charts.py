@@ -265,6 +265,6 @@ def test_a_method_without_rows_of_its_own_peak_is_no_answer(tmp_path: Path) -> N
 def test_a_heavy_figure_is_a_picture() -> None:
     light, heavy = "<svg></svg>", f"<svg>{' ' * 1_000_000}</svg>"
     assert figures.embedded(light, "x").startswith("<svg aria-hidden")
-    found = re.fullmatch(r'<img alt="" src="data:image/svg\+xml;base64,([^"]*)">', embedded(heavy, "x"))
+    found = re.fullmatch(r'<img alt="" src="data:image/svg\+xml;base64,([^"]*)">', figures.embedded(heavy, "x"))
     assert found
     assert base64.b64decode(found[1]).decode() == heavy
