@@ -27,10 +27,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reports.answer import Contender
+from reports.feasibility import MIB_A_GIB
 from reports.load import HOW_TO_RUN, ReportError, load
 from reports.points import Row, records
 from reports.question import EXAMPLE, Question, ask
-from reports.recommendation import FEWEST_SEEDS, MIB_A_GIB, Gap, Option, Recommendation, recommend
+from reports.recommendation import FEWEST_SEEDS, Gap, Option, Recommendation, recommend
 from reports.remeasure import command, training
 from reports.text import interval, length, number, percent, plural, times
 

@@ -10,6 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from reports.answer import Contender, ahead, alike, apart, choose, contenders, output_errors, rate
+from reports.feasibility import MIB_A_GIB, with_footprint
 from reports.fits import predict
 from reports.load import ReportError, Run
 from reports.points import Point, Row, cost_points, records, seed_points
@@ -18,7 +19,6 @@ from reports.settings import Setting, cost_settings, task_settings
 from reports.text import length, number, percent, plural
 
 _PLACES = ("mode", "seq_len")
-MIB_A_GIB = 1024
 #: With fewer seeds an interval over them says next to nothing.
 FEWEST_SEEDS = 3
 
@@ -101,9 +101,8 @@ def recommend(run: Run, question: Question) -> list[Recommendation]:
 
 def _recommendation(setting: Setting, question: Question) -> Recommendation:
     run = setting.run
-    frame = run.efficiency[run.efficiency["mode"] == question.mode]
+    frame = with_footprint(run.efficiency[run.efficiency["mode"] == question.mode])
     env = frame["env_id"].iloc[0]
-    frame = frame.assign(footprint_mib=frame["peak_mib"] + frame["inputs_mib"] + frame["parameters_mib"])
     run = run.narrow("efficiency", frame).narrow("accuracy", run.accuracy[run.accuracy["env_id"] == env])
     run = run.narrow("errors", run.errors[run.errors["env_id"] == env])
     lengths = sorted({int(n) for n in frame["seq_len"]})
