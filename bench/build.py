@@ -74,7 +74,9 @@ def facts(cell: Cell) -> Facts:
     attention, budgets = layers[0], {layer.budget_value() for layer in layers}
     length = attention.shape.seq_len  # with the front tokens of a model
     documents = task.documents if task else 1
-    parameters, flops = count_parameters(subject), _flops(cell, subject, cell.batch_size * documents)
+    # sequences that the attention sees for one of the batch: documents, and the queries of a group
+    pieces = documents * (cell.heads // cell.query_groups)
+    parameters, flops = count_parameters(subject), _flops(cell, subject, cell.batch_size * pieces)
     baseline = _baseline_parameters(replace(cell, method=BASELINE_METHOD, seed=0)) if cell.model else None
     itemsize = getattr(torch, cell.hardware.dtype).itemsize
     mode: Mode = "train" if cell.mode == "train" else "forward"
@@ -89,7 +91,7 @@ def facts(cell: Cell) -> Facts:
         parameters_ratio=parameters / baseline if baseline else None,
         flops=flops,
         footprint_mib=max(
-            layer.footprint_bytes(cell.piece_rows * documents, length, mode, itemsize) / MIB for layer in layers
+            layer.footprint_bytes(cell.piece_rows * pieces, length, mode, itemsize) / MIB for layer in layers
         ),
         work=float(flops) * (cell.train.steps + cell.train.pretrain_steps if cell.train else 10),
     )
@@ -140,6 +142,8 @@ def _refusal(cell: Cell, attention: Attention, task: Task | None) -> tuple[str, 
     """Why this machine or this method cannot run the cell, if so, or what data it lacks."""
     able, name = attention.capabilities, cell.method.name
     kind = cell.hardware.device.partition(":")[0]
+    if cell.kv_heads is not None and able.shared_qk:
+        return "unsupported", f"kv_heads={cell.kv_heads}: {name} makes each head's keys from its queries"
     if cell.hardware.dtype not in able.dtypes:
         return "unsupported", f"hardware.dtype={cell.hardware.dtype}: {name} takes {', '.join(able.dtypes)}"
     if able.devices and kind not in able.devices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from bench.cell import Cell, Plugin, derive_seed
 from bench.model import CLASSES, VOCAB, attention_layers, backends, build_model, build_task
 from bench.training.precision import Precision
-from methods.registry import Attention, Mixer
+from methods.registry import Attention, Mixer, grouped, queries_as_tokens
 from tasks.registry import IGNORE
 
 
@@ -62,10 +63,12 @@ def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -
     generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
     if cell.level == "core":
         module: nn.Module = attention
-        shape: tuple[int, ...] = (cell.batch_size, cell.heads, cell.seq_len, cell.head_dim)
         if cell.mode == "decode":
             inputs = None  # another case's are its token and its state
-        inputs = inputs or [_gaussian(shape, generator, device, dtype) for _ in "qkv"]
+        inputs = inputs or [
+            _gaussian((cell.batch_size, heads, cell.seq_len, cell.head_dim), generator, device, dtype)
+            for heads in (cell.heads, cell.query_groups, cell.query_groups)
+        ]
     else:
         module = Mixer(attention).to(device=device, dtype=dtype)
         shape = (cell.batch_size, cell.seq_len, cell.heads * cell.head_dim)
@@ -75,6 +78,8 @@ def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -
         return _decode_case(cell, attention, inputs)
     run = _forward if cell.mode == "forward" else _forward_backward
     function = _compiled(module, cell)
+    if cell.kv_heads is not None:
+        function = partial(grouped, function)
     return Case(
         call=lambda: run(function, module, inputs),
         module=module,
@@ -88,6 +93,7 @@ def _decode_case(cell: Cell, attention: Attention, inputs: list[Tensor]) -> Case
     """One token after seq_len others, always the same: each call gets a copy of the state on the same memory."""
     q, k, v = inputs
     last_q, last_k, last_v = (tensor[:, :, -1:].contiguous() for tensor in (q, k, v))
+    last_q = queries_as_tokens(last_q, cell.query_groups)
     with torch.no_grad():
         state = attention.start(cell.batch_size, q.device, q.dtype)
         state = attention.prefill(k[:, :, :-1], v[:, :, :-1], state)

@@ -116,14 +116,17 @@ class Cell:
     train: Train | None = None
     #: How the method's budget was chosen (bench/match.py); None where it was given.
     match: str | None = None
+    #: Heads of keys and values where several query heads share one (methods/grouped.py); None: each has its own.
+    kv_heads: int | None = None
     #: Where a task's files are: no part of what the cell says, so that the same data elsewhere are the same cell.
     data_dir: str | None = field(default=None, compare=False)
 
     @cached_property
     def config_id(self) -> str:
         """The id of what is compared: the key that joins a cost to an accuracy."""
-        compared = ("method", "model", "seq_len", "heads", "head_dim", "causal")
-        return digest({key: _plain(getattr(self, key)) for key in compared})
+        compared = ("method", "model", "seq_len", "heads", "kv_heads", "head_dim", "causal")
+        content = self.content()
+        return digest({key: content[key] for key in compared if key in content})
 
     @cached_property
     def cell_id(self) -> str:
@@ -131,8 +134,11 @@ class Cell:
         return digest({**self.content(), "record_version": RECORD_VERSION})
 
     def content(self) -> dict[str, Any]:
-        """Everything the cell says, as plain values."""
-        return {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.compare}
+        """Everything the cell says, as plain values; `kv_heads` only where it says something."""
+        said = {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.compare}
+        if self.kv_heads is None:
+            del said["kv_heads"]
+        return said
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> Cell:
@@ -151,6 +157,11 @@ class Cell:
         return cls(**fields)
 
     @property
+    def query_groups(self) -> int:
+        """Groups of query heads, as many as there are heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
     def piece_rows(self) -> int:
         """Rows of the batch that one process computes at a time."""
         pieces = self.train.accumulate * self.hardware.processes if self.train else 1
@@ -166,6 +177,8 @@ class Cell:
     def describe(self) -> str:
         """A short line for progress and messages."""
         words = [self.method.name, f"N={self.seq_len}"]
+        if self.kv_heads is not None:
+            words.append(f"{self.kv_heads} kv heads")
         if self.task is not None:
             words.append(self.task.name)
         words.append("train" if self.table == "accuracy" else "error" if self.table == "errors" else self.mode)

@@ -136,6 +136,7 @@ def axes_of(cell: Cell, record: dict[str, Any]) -> Row:
         "seq_len": cell.seq_len,
         "batch_size": cell.batch_size,
         "heads": cell.heads,
+        "kv_heads": cell.kv_heads,
         "head_dim": cell.head_dim,
         "causal": cell.causal,
         "level": cell.level,
@@ -212,7 +213,8 @@ def ceiling_columns(record: dict[str, Any], seconds: float) -> Row:
         if cell["mode"] == "decode":
             moved = (record["results"].get("memory", {}).get("state_mib") or 0.0) * 2**20
         else:
-            numbers = cell["batch_size"] * cell["heads"] * cell["seq_len"] * cell["head_dim"]
+            heads = (cell["heads"] + cell.get("kv_heads", cell["heads"])) / 2  # half of the tensors are as k and v
+            numbers = cell["batch_size"] * heads * cell["seq_len"] * cell["head_dim"]
             moved = float(_TENSORS[cell["mode"]] * numbers * _BYTES[cell["hardware"]["dtype"]])
     floor = max(flops / products, moved / copies)
     return {

@@ -47,6 +47,7 @@ AXES: Columns = {
     "seq_len": int,
     "batch_size": int,
     "heads": int,
+    "kv_heads": int,
     "head_dim": int,
     "causal": bool,
     "level": str,

@@ -52,8 +52,11 @@ def seeded(seed: int) -> Iterator[torch.Generator]:
 
 
 def attention_layers(cell: Cell, method: Plugin, count: int, front_tokens: int = 0) -> Sequence[Attention]:
-    """The method's layers for seq_len + front_tokens rows, drawn from the cell's seed."""
-    shape = Shape(cell.heads, cell.head_dim, cell.seq_len + front_tokens, cell.causal)
+    """The method's layers for seq_len + front_tokens rows, drawn from the cell's seed.
+
+    Grouped queries see layers of as many heads as there are keys' (methods/grouped.py).
+    """
+    shape = Shape(cell.query_groups, cell.head_dim, cell.seq_len + front_tokens, cell.causal)
     cls = cast(Any, method_class(method.target))
     with naming(PREFIX["method"], method.params), seeded(derive_seed(cell.seed, "method")) as generator:
         layers: Sequence[Attention] = cls.layers(shape, count, generator, **method.params)

@@ -12,6 +12,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "seq_len": (1, None),
     "batch_size": (1, None),
     "heads": (1, None),
+    "kv_heads": (1, None),
     "head_dim": (1, None),
     "seed": (0, 2**31 - 1),
     "timeout_s": (0.001, None),

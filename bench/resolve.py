@@ -77,6 +77,7 @@ def cell_from_settings(cfg: Config) -> Cell:
     causal = first(cfg.causal, task_cls.causal if task_cls else decode)
     if decode and (level != "core" or not causal):
         raise Refused("mode=decode: needs level=core and the causal form; leave level and causal out")
+    kv_heads = _kv_heads(cfg, level, heads)
     processes = torchrun.world() if "train" in passes else 1
     pooling = cfg.model.pooling.value
     if model_level and causal and pooling in ("cls", "first") and not (task_cls and task_cls.per_token):
@@ -119,8 +120,20 @@ def cell_from_settings(cfg: Config) -> Cell:
         task=task,
         train=train,
         match=cfg.match,
+        kv_heads=kv_heads,
         data_dir=str(Path(cfg.task.data_dir).expanduser().absolute()) if task and cfg.task.data_dir else None,
     )
+
+
+def _kv_heads(cfg: Config, level: str, heads: int) -> int | None:
+    """Heads of keys and values; None where each query head has its own, however that was said."""
+    if cfg.kv_heads in (None, heads):
+        return None
+    if level != "core":
+        raise Refused(f"kv_heads={cfg.kv_heads}: grouped queries are measured at level=core, not at level={level}")
+    if heads % cfg.kv_heads:
+        raise Refused(f"kv_heads={cfg.kv_heads}: expected a divisor of heads={heads}")
+    return cfg.kv_heads
 
 
 def first(*choices: Any) -> Any:

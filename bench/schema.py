@@ -226,6 +226,7 @@ class Config:
     seq_len: int | None = None
     batch_size: int | None = None
     heads: int | None = None
+    kv_heads: int | None = None
     head_dim: int | None = None
     causal: bool | None = None
     level: Level | None = None

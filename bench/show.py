@@ -49,6 +49,7 @@ def cell_table(record: dict[str, Any]) -> str:
         (
             "shape",
             f"seq_len {cell.seq_len}, batch {cell.batch_size}, heads {cell.heads} x {cell.head_dim}"
+            f"{f' on {cell.kv_heads} of keys' if cell.kv_heads else ''}"
             f"{', causal' if cell.causal else ''}",
         ),
         ("measured", f"{cell.level} {cell.mode} on {row['device']}, {row['dtype']}, {row['threads']} threads"),

@@ -183,7 +183,10 @@ class Attention(nn.Module, ABC):
         raise Unsupported(f"{type(self).__name__} has no token-by-token form")
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One more token: q, k, v `[B, H, 1, D]` -> its output `[B, H, 1, D]` and the next state."""
+        """One more token: q, k, v `[B, H, 1, D]` -> its output `[B, H, 1, D]` and the next state.
+
+        q may hold R queries of the token, `[B, H, R, D]`, as `methods/grouped.py` gives them; so does the output.
+        """
         raise Unsupported(f"{type(self).__name__} has no token-by-token form")
 
     def prefill(self, k: Tensor, v: Tensor, state: Any) -> Any:

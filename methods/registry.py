@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from methods.base import Attention, Capabilities, Mode, PerLayer, Shape, Unsupported
 from methods.encoder import Encoder, Positions
+from methods.grouped import as_often, grouped, queries_as_batch, queries_as_tokens
 from methods.mixer import Mixer
 
 __all__ = [
@@ -18,6 +19,10 @@ __all__ = [
     "Positions",
     "Shape",
     "Unsupported",
+    "as_often",
+    "grouped",
+    "queries_as_batch",
+    "queries_as_tokens",
 ]
 
 #: Short name -> dotted path of the class. Each has a YAML of the same name in conf/method/.

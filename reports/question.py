@@ -16,7 +16,18 @@ from reports.text import length, listing
 #: What a question fixes where it does not say: the plain attention of the first figure of the page.
 DEFAULTS = {"level": "core", "causal": "false"}
 #: Axes that a question may fix; where it does not and the run holds several values, each has an answer of its own.
-AXES = (*DEFAULTS, "env_id", "device", "dtype", "threads", "heads", "head_dim", "batch_size", "compile")
+AXES = (
+    *DEFAULTS,
+    "env_id",
+    "device",
+    "dtype",
+    "threads",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "batch_size",
+    "compile",
+)
 
 EXAMPLE = "seq_len=16384 memory_gib=8 mode=train"
 

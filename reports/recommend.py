@@ -10,7 +10,7 @@ an estimate by the fitted power law, marked as one.
     error=E                     largest output error on random q and k, relative to exact attention
     task=NAME [accuracy=A]      accuracies on a task of the run beside, at least A (0 to 1)
     level=, causal=             core and false, unless given
-    env_id=, device=, dtype=, threads=, heads=, head_dim=, batch_size=, compile=
+    env_id=, device=, dtype=, threads=, heads=, kv_heads=, head_dim=, batch_size=, compile=
                                 one value of several in the run; without, each has an answer of its own
 
 Exit code 0: there is an answer, measured or marked as an estimate. 1: no method fits. 2: the question or the run

@@ -17,6 +17,7 @@ _KEYS: dict[str, tuple[str, object]] = {
     "task": ("task", "none"),
     "batch_size": ("batch_size", 1),
     "heads": ("heads", 8),
+    "kv_heads": ("kv_heads", None),
     "head_dim": ("head_dim", 64),
     "causal": ("causal", False),
     "device": ("hardware", "cpu"),

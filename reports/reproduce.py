@@ -17,6 +17,7 @@ _ALWAYS = {
     "level": "level",
     "batch_size": "batch_size",
     "heads": "heads",
+    "kv_heads": "kv_heads",
     "head_dim": "head_dim",
     "causal": "causal",
     "device": "hardware.device",
@@ -27,7 +28,10 @@ _ALWAYS = {
 #: And those of level `model`.
 _OF_MODEL = {
     name: f"model.{name}"
-    for name in ("layers", "width", "ff_dim", "dropout", "positions", "pooling", "reversible", "ff_chunks")
+    for name in (
+        *("layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),
+        *("reversible", "ff_chunks"),
+    )
 }
 _PASSES = {"efficiency": "measure=cost", "errors": "measure=error"}
 

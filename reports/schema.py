@@ -49,6 +49,7 @@ _AXES: Kinds = {
     "seq_len": "count",
     "batch_size": "whole",
     "heads": "whole",
+    "kv_heads": "whole",
     "head_dim": "whole",
     "causal": "flag",
     "level": "name",
@@ -82,7 +83,7 @@ _MEMORY: Kinds = {"peak_mib": "metric", "peak_way": "text", "inputs_mib": "metri
 _USAGE: Kinds = {"cpu_share": "metric", "wait_share": "metric", "contended": "flag"}
 
 #: Columns that came later: a table without them is read as one where they are empty.
-OPTIONAL = frozenset({*_USAGE, "inputs", "layer", "topk_recall", "exact_accuracy"})
+OPTIONAL = frozenset({*_USAGE, "kv_heads", "inputs", "layer", "topk_recall", "exact_accuracy"})
 
 
 def _interval(column: str, kind: Kind) -> Kinds:

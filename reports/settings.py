@@ -32,6 +32,7 @@ _CONTEXT = (
     "device",
     "dtype",
     "heads",
+    "kv_heads",
     "head_dim",
     "causal",
     "threads",
@@ -46,7 +47,7 @@ _OF_MODEL = (
     *("reversible", "ff_chunks"),
 )
 _OF_TASK = (
-    *("task", "level", "seq_len", "batch_size", "heads", "head_dim", "causal"),
+    *("task", "level", "seq_len", "batch_size", "heads", "kv_heads", "head_dim", "causal"),
     *("model", "layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),
 )
 NO_TASK = ("", "none")
@@ -192,6 +193,7 @@ def _describe(column: str, value: object) -> str:
         "positions": f"{value} positions",
         "pooling": f"{value} pooling",
         "pooled_norm": "pooled vectors standardised over the batch" if value == "batch" else "",
+        "kv_heads": f"{value} heads of keys and values",
         "head_dim": f"head dimension {value}",
         "causal": "causal" if value else "bidirectional",
         "reversible": "reversible" if value else "not reversible",

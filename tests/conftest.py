@@ -14,7 +14,7 @@ if SIDE_BY_SIDE:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_turn(tmp_path_factory):
-    """The lock of a device's turn lies in the temporary folder: with one of its own, no process waits for another."""
+    """The lock of a device's turn lies in the temporary folder: with its own, no process waits for another."""
     if SIDE_BY_SIDE:
         folder = str(tmp_path_factory.getbasetemp())
         os.environ["TMPDIR"] = tempfile.tempdir = folder

@@ -55,7 +55,7 @@ class CachedAttention(Attention):
 
     @abstractmethod
     def look_back(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """q `[B, H, 1, D]` attends all of keys and values `[B, H, n, D]` -> `[B, H, 1, D]`."""
+        """q `[B, H, R, D]` attends all of keys and values `[B, H, n, D]` -> `[B, H, R, D]`."""
 
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> KVCache:
         """An empty cache."""

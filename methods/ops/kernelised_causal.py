@@ -253,7 +253,7 @@ def empty_state(batch: int, heads: int, dim: int, width: int, device: torch.devi
 def attend_next(
     q: Tensor, k: Tensor, v: Tensor, state: State, queries: FeatureMap, keys: FeatureMap
 ) -> tuple[Tensor, State]:
-    """One token, q, k, v `[B, H, 1, D]`, in O(m D): its output `[B, H, 1, D]` and the next state; no gradient."""
+    """One token k, v `[B, H, 1, D]`, R queries `[B, H, R, D]`, O(R m D): output, next state; no gradient."""
     with torch.no_grad():
         space = Workspace(q.device, state.sums.dtype)
         sums, top = state.sums.flatten(0, 1).clone(), state.top.flatten(0, 1)
@@ -262,7 +262,7 @@ def attend_next(
         phi = query_features(q.flatten(0, 1).to(space.dtype), queries, space).add_(queries.floor)
         both = torch.bmm(phi, sums.transpose(1, 2))
         total = both[..., -1:]
-        out = (both[..., :-1] / total.masked_fill(total == 0, 1.0)).view(v.shape).to(v.dtype)
+        out = (both[..., :-1] / total.masked_fill(total == 0, 1.0)).view(*q.shape[:-1], -1).to(v.dtype)
         return out, State(sums.view(state.sums.shape), _last(own, top).view(state.top.shape))
 
 

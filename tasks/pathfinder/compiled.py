@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+import torch
 
 from tasks.data import cache_root
 
@@ -25,8 +26,21 @@ def compiled(function: Function) -> Function:
 
 
 def compiled_parallel(function: Function) -> Function:
-    """The same, with `prange` on all cores."""
-    return _jit(function, parallel=True)
+    """The same, with `prange` on all cores.
+
+    Torch's number of threads is put back: numba's pool sets that of OpenMP, which is torch's too.
+    """
+    made = _jit(function, parallel=True)
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        before = torch.get_num_threads()
+        try:
+            return made(*args)
+        finally:
+            torch.set_num_threads(before)
+
+    return call  # type: ignore[return-value]
 
 
 def _jit(function: Function, parallel: bool) -> Function:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +213,23 @@ def test_check_finds_own_images_alike_and_others_not(tmp_path: Path, capsys: pyt
     assert "told apart" in capsys.readouterr().out
     assert check.main([str(same), "--task", "pathfinder_64", "--images", "8"]) == 2
     assert "choose another --task" in capsys.readouterr().err
+
+
+def test_the_number_of_threads_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, since numba starts its pool once; with what is compiled already."""
+    monkeypatch.delenv("ATTNBENCH_CACHE")
+    code = """
+import numpy, torch
+from tasks.pathfinder import growth, sprites
+from tasks.pathfinder.canvas import Rules
+from tasks.pathfinder.places import beginnings
+torch.set_num_threads(1)
+before = torch.get_num_threads()
+seeds = numpy.arange(4, dtype=numpy.uint64)
+rules = Rules(32, 1, 7, 2, 1, 1.0, 14, 4, 5, 1.5, 2.0, True)
+shape = sprites.sprites(sprites.Dash(2, 0.5, 1, 2), isotropic=False)
+growth.grow(rules, shape, beginnings(rules, shape), sprites.markers(1.5, 2, 32), seeds)
+print(before, torch.get_num_threads())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["1", "1"]
