@@ -20,6 +20,11 @@ from reports.style import use_theme
 from reports.tables import Table
 
 _HERE = Path(__file__).parent
+#: The script of the page in the order of its parts: each names what those after it use.
+_SCRIPT = (
+    *("data", "text", "elements", "filters", "scales", "tip", "rows", "panel", "chart", "finder"),
+    "start",
+)
 
 
 def build(run: Run, folder: Path, *, command: str) -> Path:
@@ -53,6 +58,12 @@ def _write(table: Table, folder: Path) -> None:
         (folder / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
 
 
+def _script() -> str:
+    """The parts in one function, so that none of their names is seen outside of it."""
+    parts = [(_HERE / "script" / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPT]
+    return "\n".join(['"use strict";', "(() => {", *parts, "})();"])
+
+
 def _html(run: Run, chapters: list[Section], drawn: dict[str, Drawn], command: str) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE),
@@ -71,7 +82,7 @@ def _html(run: Run, chapters: list[Section], drawn: dict[str, Drawn], command: s
         untold=UNTOLD,
         filters=filters(run),
         data=Markup(document(run, {name: figure.charts for name, figure in drawn.items() if figure.charts})),
-        script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
+        script=Markup(_script()),
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         # matplotlib escapes the labels itself.
         svg=Markup,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports.charts.base import Axis, Chart, Mark, series_of
+from reports.charts.base import Axis, Chart, Mark, Reference, series_of
 from reports.load import Run
 from reports.points import ordered_series, seed_points
 from reports.text import plural
@@ -31,7 +31,8 @@ def chart(run: Run) -> Chart | None:
         for point in seed_points(frame, "accuracy", ("task",), top=1.0)
         if point.measured or point.failure
     )
-    chances = frame.dropna(subset=["chance"])[["task", "chance"]].drop_duplicates().sort_values(["task", "chance"])
+    # What guessing scores follows from the targets that a seed drew: a thin band over several seeds.
+    chances = frame.dropna(subset=["chance"]).groupby("task", sort=True)["chance"].agg(["min", "max"])
     return Chart(
         table="accuracy",
         columns=("accuracy", "test_targets"),
@@ -42,5 +43,7 @@ def chart(run: Run) -> Chart | None:
         y=Axis("", "series"),
         value="x",
         joined=False,
-        references=tuple((str(task), float(chance), "chance") for task, chance in chances.itertuples(index=False)),
+        references=tuple(
+            Reference(str(task), float(low), float(high), "chance") for task, low, high in chances.itertuples()
+        ),
     )

@@ -1,11 +1,11 @@
-"""What an interactive chart is made of; reports/page.js draws it."""
+"""What an interactive chart is made of; reports/script/ draws it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from reports.points import Point
 from reports.style import Style, series_styles
@@ -59,12 +59,21 @@ class Mark:
     line: str = ""
 
 
+class Reference(NamedTuple):
+    """A line at a fixed value of a panel ("" for all), or a band where `high` is above `low`."""
+
+    panel: str
+    low: float
+    high: float
+    label: str = ""
+
+
 @dataclass(frozen=True)
 class Chart:
     """Marks in panels. `table` holds their rows, `columns` are those shown first; `value` is the measured axis.
 
     `joined` draws lines through the marks of a series, `bare` only lines, `ends` writes a line's name at its end,
-    `references` are lines at fixed values of a panel ("" for all), `size` says what the area stands for.
+    `size` says what the area stands for.
     """
 
     table: str
@@ -79,7 +88,7 @@ class Chart:
     bare: bool = False
     ends: bool = False
     size: str = ""
-    references: tuple[tuple[str, float, str], ...] = ()
+    references: tuple[Reference, ...] = ()
 
 
 def series_of(

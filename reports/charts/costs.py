@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reports.charts.base import Axis, Chart, cost_marks, series_of
+from reports.charts.base import Axis, Chart, Reference, cost_marks, series_of
 from reports.load import Run
 from reports.points import Point, cost_points, modes, ordered_series
 
@@ -31,5 +31,5 @@ def chart(
         marks=cost_marks(points),
         x=Axis("sequence length (tokens)", "log2", "length"),
         y=Axis(label, "log"),
-        references=() if line_at is None else (("", line_at, ""),),
+        references=() if line_at is None else (Reference("", line_at, line_at),),
     )

@@ -56,12 +56,14 @@ def _draw_point(panel: Axes, y: int, value: float, low: float, high: float, styl
 def _finish(panel: Axes, task: str, names: list[str], chances: list[float], *, labelled: bool) -> None:
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.set_yticks(range(len(names)), [plain(name) for name in names] if labelled else [""] * len(names))
-    for chance in chances:
-        panel.axvline(chance, color=FAINT, linestyle="--", linewidth=1, zorder=1)
-    for chance in chances[:1]:
+    if len(chances):
+        low, high = min(chances), max(chances)
+        # It differs a little from seed to seed: the line is the middle, the band all of them.
+        panel.axvspan(low, high, color=FAINT, alpha=0.25, linewidth=0, zorder=0.5)
+        panel.axvline((low + high) / 2, color=FAINT, linestyle="--", linewidth=1, zorder=1)
         panel.annotate(
             "chance",
-            (chance, 1),
+            (high, 1),
             xycoords=("data", "axes fraction"),
             xytext=(2, -2),
             textcoords="offset points",

@@ -1,0 +1,68 @@
+// One chart: its marks as objects once, its panels drawn anew whenever filters or widths change.
+class Chart {
+  constructor(spec, place, title) {
+    Object.assign(this, { spec, title, stale: true, visible: false });
+    const read = readers(spec.marks);
+    const names = ["panel", "series", "x", "y", "x_low", "x_high", "y_low", "y_high", "size", "failure", "reason", "note", "hollow", "front", "line", "rows"];
+    this.marks = Array.from({ length: spec.count }, (_, i) => ({ place: i, ...Object.fromEntries(names.map((name) => [name, read[name](i)])) }));
+    this.series = new Map(spec.series.map((one) => [one.name, one]));
+    this.grid = make("div", { class: "panels" });
+    this.legend = make("ul", { class: "legend" });
+    this.rows = new Rows(this);
+    place.append(this.grid, this.legend, this.rows.node);
+    new IntersectionObserver(([entry]) => { this.visible = entry.isIntersecting; this.draw(); }, { rootMargin: "400px" }).observe(place);
+    new ResizeObserver(() => { if (this.width !== place.clientWidth) this.dirty(); }).observe(place);
+    this.place = place;
+  }
+
+  dirty() { this.stale = true; this.draw(); }
+
+  draw() {
+    if (!this.stale || !(this.visible || this.eager)) return;
+    this.stale = false;
+    this.width = this.place.clientWidth;
+    const pass = passes[this.spec.table];
+    this.shown = this.marks.filter((mark) => mark.rows.every((row) => pass[row]));
+    const present = new Set(this.shown.map((mark) => mark.series));
+    this.names = this.spec.series.map((one) => one.name).filter((name) => present.has(name));
+    const panels = this.spec.panels.filter((panel) => this.shown.some((mark) => mark.panel === panel));
+    const least = this.spec.ends ? 230 : 330;
+    const across = Math.max(1, Math.min(panels.length, this.spec.ends ? 4 : 3, Math.floor((this.width + 16) / (least + 16))));
+    this.grid.style.gridTemplateColumns = `repeat(${across}, minmax(0, 1fr))`;
+    const width = Math.max(200, Math.floor((this.width - 16 * (across - 1)) / across));
+    this.panels = panels.map((panel) => new Panel(this, panel, width));
+    this.grid.replaceChildren(...this.panels.map((panel) => panel.svg));
+    if (!panels.length) this.grid.append(make("p", { class: "empty-section" }, "The filters leave nothing of this chart."));
+    const series = this.spec.y.scale === "series" || this.spec.ends ? [] : this.names;
+    this.legend.replaceChildren(...series.map((name) => this.entry(this.series.get(name))));
+    this.legend.hidden = !series.length;
+    this.rows.refresh();
+  }
+
+  entry(one) {
+    const swatch = make("svg", { viewBox: "-14 -6 28 12", width: 28, height: 12, "aria-hidden": "true" },
+      make("line", { x1: -14, x2: 14, "stroke-dasharray": DASHES[one.line], class: "stroke" }),
+      make("path", { d: one.shape, transform: "scale(8)", class: "fill" }));
+    if (!this.spec.joined) swatch.firstChild.remove();
+    if (this.spec.bare) swatch.lastChild.remove();
+    return make("li", { style: colours(one), class: "series", onmouseenter: () => this.emphasise(one.name), onmouseleave: () => this.emphasise(null) }, swatch, one.note ? `${one.name}: ${one.note}` : one.name);
+  }
+
+  emphasise(name) {
+    for (const group of this.grid.querySelectorAll("g.series")) group.classList.toggle("faded", name !== null && group.dataset.series !== name);
+  }
+
+  words(mark) {
+    const { x, y, value, table } = this.spec;
+    const [main, low, high, axis] = value === "x" ? [mark.x, mark.x_low, mark.x_high, x] : [mark.y, mark.y_low, mark.y_high, y];
+    const text = write[axis.text];
+    const read = tables[table].read;
+    const rounds = table === "efficiency" ? [...new Set(mark.rows.map((row) => read.rounds(row)))].filter((n) => n !== null) : [];
+    const place = value === "x" ? "" : `${x.label}: ${write[x.text](mark.x)}`;
+    const got = mark.failure ? `${mark.failure}: ${mark.reason || "no reason recorded"}`
+      : `${axis.label}: ${text(main)}${low === null || high === null ? "" : ` [${text(low)}, ${text(high)}]`}`;
+    const facts = [mark.note, rounds.length ? `${rounds.join(" and ")} rounds` : "", mark.failure ? "" : "status ok",
+      mark.rows.length ? `${mark.rows.length > 1 ? `${mark.rows.length} rows, first ` : "row "}${read.cell_id(mark.rows[0])}` : ""];
+    return [mark.series, [mark.panel, place].filter(Boolean).join(", "), got, facts.filter(Boolean).join("; ")];
+  }
+}

@@ -1,0 +1,19 @@
+// Unhide what needs a script, then draw what is in sight.
+document.querySelectorAll('table[id^="table-within"]').forEach(finder);
+document.documentElement.classList.add("scripted");
+form.hidden = false;
+const charts = [...document.querySelectorAll("figure[data-chart]")].flatMap((figure) => {
+  const place = figure.querySelector(".interactive");
+  return page.charts[figure.dataset.chart].map((spec) => {
+    const own = make("div", { class: "chart" });
+    place.append(own);
+    return new Chart(spec, own, figure.querySelector("h4").textContent);
+  });
+});
+new ResizeObserver(() => document.documentElement.style.setProperty("--bar", `${form.offsetHeight}px`)).observe(form);
+// A few charts are drawn at once, so that nothing moves when scrolled to; thousands of marks wait until in sight.
+if (charts.reduce((sum, chart) => sum + chart.marks.length, 0) < 20000) for (const chart of charts) chart.eager = true;
+readAddress();
+document.getElementById(anchor())?.scrollIntoView();
+// Paper cannot unfold: open every table of the report before printing.
+addEventListener("beforeprint", () => document.querySelectorAll("details.table").forEach((d) => { d.open = true; }));
