@@ -65,14 +65,11 @@ def build_case(cell: Cell, method: Plugin, inputs: list[Tensor] | None = None) -
         module: nn.Module = attention
         if cell.mode == "decode":
             inputs = None  # another case's are its token and its state
-        inputs = inputs or [
-            _gaussian((cell.batch_size, heads, cell.seq_len, cell.head_dim), generator, device, dtype)
-            for heads in (cell.heads, cell.query_groups, cell.query_groups)
-        ]
+        inputs = inputs or [_gaussian(shape, generator, device, dtype) for shape in cell.qkv_shapes]
     else:
         module = Mixer(attention).to(device=device, dtype=dtype)
-        shape = (cell.batch_size, cell.seq_len, cell.heads * cell.head_dim)
-        inputs = inputs or [_gaussian(shape, generator, device, dtype)]
+        hidden = (cell.batch_size, cell.seq_len, cell.heads * cell.head_dim)
+        inputs = inputs or [_gaussian(hidden, generator, device, dtype)]
     module.train(cell.mode == "train")
     if cell.mode == "decode":
         return _decode_case(cell, attention, inputs)

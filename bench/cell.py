@@ -162,6 +162,12 @@ class Cell:
         return self.heads if self.kv_heads is None else self.kv_heads
 
     @property
+    def qkv_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """`[B, H, N, D]` of q, k and v at level `core`."""
+        heads = (self.heads, self.query_groups, self.query_groups)
+        return tuple((self.batch_size, count, self.seq_len, self.head_dim) for count in heads)
+
+    @property
     def piece_rows(self) -> int:
         """Rows of the batch that one process computes at a time."""
         pieces = self.train.accumulate * self.hardware.processes if self.train else 1

@@ -14,25 +14,19 @@ from torch import Tensor
 
 
 def grouped(attention: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """A method's `forward` on q `[B, G R, N, D]` and k, v `[B, G, N, D]` -> `[B, G R, N, D]`.
+    """A method's `forward` on q `[B, G R, N, D]` and k, v `[B, G, N, D]` -> `[B, G R, N, D]`."""
+    out = attention(*groups_as_batch(q, k, v))
+    return out.view(k.shape[0], -1, *out.shape[1:]).transpose(1, 2).flatten(1, 2)
+
+
+def groups_as_batch(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q `[B, G R, N, D]`, k and v `[B, G, N, D]` -> three of `[B R, G, N, D]`.
 
     A group's queries become rows of the batch. Keys and values are repeated for them, in memory only where B > 1.
     """
-    batch, groups = k.shape[:2]
-    rows = queries_as_batch(q, groups)
-    times = rows.shape[0] // batch
-    out = attention(rows, as_often(k, times), as_often(v, times))
-    return out.view(batch, times, *out.shape[1:]).transpose(1, 2).flatten(1, 2)
-
-
-def queries_as_batch(q: Tensor, groups: int) -> Tensor:
-    """`[B, G R, N, D]` -> `[B R, G, N, D]`, a view where B = 1."""
-    return _by_group(q, groups).transpose(1, 2).flatten(0, 1)
-
-
-def as_often(x: Tensor, times: int) -> Tensor:
-    """`[B, G, N, D]` -> `[B R, G, N, D]`, each row R times in turn; a view where B = 1."""
-    return x[:, None].expand(-1, times, -1, -1, -1).flatten(0, 1)
+    rows = _by_group(q, k.shape[1]).transpose(1, 2)
+    keys, values = (x[:, None].expand(-1, rows.shape[1], -1, -1, -1) for x in (k, v))
+    return rows.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
 
 
 def queries_as_tokens(q: Tensor, groups: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from methods.base import Attention, Capabilities, Mode, PerLayer, Shape, Unsupported
 from methods.encoder import Encoder, Positions
-from methods.grouped import as_often, grouped, queries_as_batch, queries_as_tokens
+from methods.grouped import grouped, groups_as_batch, queries_as_tokens
 from methods.mixer import Mixer
 
 __all__ = [
@@ -19,9 +19,8 @@ __all__ = [
     "Positions",
     "Shape",
     "Unsupported",
-    "as_often",
     "grouped",
-    "queries_as_batch",
+    "groups_as_batch",
     "queries_as_tokens",
 ]
 

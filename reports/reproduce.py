@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from reports.load import Run
 from reports.points import Row, records
-from reports.settings import NO_TASK
+from reports.settings import NO_TASK, OF_MODEL
 
 #: Axes of a command that may take several values at once, as `seq_len=512,1024`.
 _SWEPT = ("seq_len", "mode", "seed")
@@ -26,13 +26,7 @@ _ALWAYS = {
     "compile": "hardware.compile",
 }
 #: And those of level `model`.
-_OF_MODEL = {
-    name: f"model.{name}"
-    for name in (
-        *("layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),
-        *("reversible", "ff_chunks"),
-    )
-}
+_MODEL_KEYS = {name: f"model.{name}" for name in OF_MODEL}
 _PASSES = {"efficiency": "measure=cost", "errors": "measure=error"}
 
 #: What a table does not hold, and a command therefore leaves at its default.
@@ -47,7 +41,7 @@ def commands(run: Run, table: str) -> list[str]:
     frame = getattr(run, table)
     if table == "errors":
         frame = frame.drop_duplicates(["env_id", "cell_id"])
-    fixed = ["method", "method_params", "task", "model", *_ALWAYS, *_OF_MODEL]
+    fixed = ["method", "method_params", "task", "model", *_ALWAYS, *_MODEL_KEYS]
     fixed += ["steps"] if table == "accuracy" else []
     groups: dict[tuple[str, ...], list[Row]] = {}
     for _, rows in frame[[*fixed, *_SWEPT]].groupby(fixed, dropna=False, sort=False):
@@ -64,7 +58,7 @@ def _words(row: Row, table: str) -> tuple[str, ...]:
         words.append(f"task={row['task']}")
     words += [_PASSES[table]] if table in _PASSES else []
     if row["level"] == "model":
-        words += [f"model={row['model']}", *_set(row, _OF_MODEL)]
+        words += [f"model={row['model']}", *_set(row, _MODEL_KEYS)]
     words += _set(row, _ALWAYS)
     if table == "accuracy" and row["steps"] is not None:
         words.append(f"task.train.steps={row['steps']}")

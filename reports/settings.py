@@ -42,7 +42,7 @@ _CONTEXT = (
     "batch_size",
 )
 #: In training a task brings its own shapes, which therefore do not split a run.
-_OF_MODEL = (
+OF_MODEL = (
     *("layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),
     *("reversible", "ff_chunks"),
 )
@@ -172,7 +172,7 @@ def _split(run: Run, table: str, columns: list[str]) -> list[Setting]:
 
 def _describe_all(rows: pd.DataFrame, columns: Sequence[str]) -> str:
     if not bool((rows["level"] == "model").any()):
-        columns = [column for column in columns if column not in _OF_MODEL]
+        columns = [column for column in columns if column not in OF_MODEL]
     parts = [_describe(column, rows[column].iloc[0]) for column in columns]
     return ", ".join(part for part in parts if part)
 

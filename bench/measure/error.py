@@ -17,7 +17,7 @@ from bench.cell import Cell, derive_seed
 from bench.measure.captured import Captured, capture
 from bench.model import BASELINE_METHOD, attention_layers
 from bench.training.loop import Progress
-from methods.registry import Attention, as_often, queries_as_batch
+from methods.registry import Attention, groups_as_batch
 
 ROWS = 256
 """Query rows of exact attention that are materialised at a time."""
@@ -42,13 +42,8 @@ def _gaussian(cell: Cell) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for norm in cell.measure.qk_norms:
         generator = torch.Generator().manual_seed(derive_seed(cell.seed, "inputs"))
-        q, k, v = (
-            torch.randn((cell.batch_size, heads, cell.seq_len, cell.head_dim), generator=generator)
-            for heads in (cell.heads, cell.query_groups, cell.query_groups)
-        )
-        times = cell.heads // cell.query_groups
-        rows_of = (queries_as_batch(q, cell.query_groups), as_often(k, times), as_often(v, times))
-        q, k, v = (x.to(device=device, dtype=dtype) for x in rows_of)
+        drawn = [torch.randn(shape, generator=generator) for shape in cell.qkv_shapes]
+        q, k, v = groups_as_batch(*(x.to(device=device, dtype=dtype) for x in drawn))
         given = Captured(q * norm, k * norm, v, None)
         rows.append({"qk_norm": norm, **compare(method, exact, given, cell.measure.attention_max_len)})
     return {"errors": rows, "backend": method.backend}
