@@ -30,11 +30,13 @@ def synchronise(device: str) -> None:
         torch.mps.synchronize()
 
 
-def clock(device: str, wait: Callable[[str], None] = synchronise) -> Callable[[], float]:
+def clock(
+    device: str, wait: Callable[[str], None] = synchronise, read: Callable[[], float] = time.perf_counter
+) -> Callable[[], float]:
     """A wall clock in seconds that first waits for the device."""
 
     def now() -> float:
         wait(device)
-        return time.perf_counter()
+        return read()
 
     return now
