@@ -114,9 +114,12 @@ def _hydra_compose(overrides: list[str]) -> DictConfig:
 
 def _parse(item: str) -> Any:
     try:
-        return OverridesParser.create().parse_override(item)
+        parsed = OverridesParser.create().parse_override(item)
     except HydraException as error:
         raise Refused(f"{item}: not of the form key=value ({first_line(error)})") from error
+    if parsed.is_sweep_override():
+        raise Refused(several_values(item))
+    return parsed
 
 
 def _update(cfg: DictConfig, key: str, value: Any, item: str) -> None:
@@ -144,9 +147,17 @@ def unknown_key(cfg: DictConfig, key: str, item: str) -> str:
     return f"{item}: {owner} has no key {leaf!r}{hint}; keys: {', '.join(known) or 'none'}"
 
 
+def several_values(item: str) -> str:
+    """Why `key=a,b` is refused for one job."""
+    return f"{item}: several values; with -m (--multirun) each of them runs, and so beside sweep="
+
+
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line from a Hydra error: the key, the value and what is allowed."""
     text = str(error)
+    for item in overrides:
+        if f"Ambiguous value for argument '{item}'" in text:
+            return several_values(item)
     for group in GROUPS:
         for item in overrides:
             name = item.split("=", 1)[-1]

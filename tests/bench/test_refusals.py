@@ -40,6 +40,8 @@ BAD = {
     "hardware.threads=0": "hardware.threads=0: expected a number >= 1",
     "performer": "not of the form key=value",
     "sweep=quick method=nothing": "unknown method",
+    "method=sdpa,full": "method=sdpa,full: several values; with -m",
+    "sweep=smoke seq_len=512,1024": "seq_len=512,1024: several values; with -m",
     "-m method=sdpa seq_len=0,64": "seq_len=0: expected",
 }
 
