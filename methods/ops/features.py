@@ -110,21 +110,27 @@ class FeatureMap:
         """phi(x) exp(-shift), shift `[g, c]`, `[g, 1]` or None, into `rows.out`, without the floor."""
         raise NotImplementedError
 
-    def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
-        """Gradient of W x from that of phi, the shift held constant; may overwrite both."""
+    def slopes(self, phi: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+        """Gradient of W x from that of phi, the shift held constant, into `out` of its shape, which may be grad.
+
+        May overwrite phi and grad.
+        """
         raise NotImplementedError
 
-    def pull(self, x: Tensor, phi: Tensor, grad: Tensor, space: Workspace) -> Tensor:
-        """Gradient of x `[g, c, dim]`, in the workspace's memory, from that of phi; may overwrite both."""
-        slopes = self.slopes(phi, grad)
+    def pull(self, x: Tensor, phi: Tensor, grad: Tensor, space: Workspace, into: Tensor) -> None:
+        """Gradient of x, into `into` `[g, c, dim]`, from that of phi; may overwrite both."""
         if self.weight is None:
-            out = slopes if self.scale == 1 else slopes.mul_(self.scale)
-        else:
-            out = space.take("pulled", *x.shape)
-            torch.bmm(slopes, self.weight.expand(slopes.shape[0], -1, -1), out=out)
+            self.slopes(phi, grad, into)
+            if self.scale != 1:
+                into.mul_(self.scale)
+            return
+        slopes = self.slopes(phi, grad, grad)
+        own = torch.bmm(slopes, self.weight.expand(len(slopes), -1, -1), out=space.take("pulled", *x.shape))
         if self.norm:
-            out.addcmul_(x, self.growth(phi, grad, slopes)[..., None], value=2 * self.norm)
-        return out
+            growth = self.growth(phi, grad, slopes)[..., None]
+            torch.addcmul(own, x, growth, value=2 * self.norm, out=into)
+        else:
+            into.copy_(own)
 
     def growth(self, phi: Tensor, grad: Tensor, slopes: Tensor) -> Tensor:
         """Gradient of a row's logarithmic scale `[g, c]`, phi . grad, as `slopes` left them."""
@@ -155,9 +161,9 @@ class Exponential(FeatureMap):
             shift = torch.sub(shift, rows.squares, alpha=self.norm)
         return rows.values.sub_(shift[..., None]).clamp_min_(smallest_exponent(space.dtype)).exp_()
 
-    def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
+    def slopes(self, phi: Tensor, grad: Tensor, out: Tensor) -> Tensor:
         """An exponential is its own derivative."""
-        return grad.mul_(phi)
+        return torch.mul(grad, phi, out=out)
 
     def growth(self, phi: Tensor, grad: Tensor, slopes: Tensor) -> Tensor:
         """The slopes' sum."""
@@ -193,8 +199,8 @@ class Trigonometric(FeatureMap):
             rows.values.mul_((self.norm * rows.squares - shift).exp_()[..., None])
         return rows.values
 
-    def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
-        """cos' = -sin, sin' = cos."""
+    def slopes(self, phi: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+        """cos' = -sin, sin' = cos; half as wide as the features, and so in memory of its own."""
         (cosines, sines), (of_cosines, of_sines) = phi.chunk(2, dim=-1), grad.chunk(2, dim=-1)
         return (of_sines * cosines).sub_(of_cosines * sines)
 
@@ -210,9 +216,9 @@ class Rectified(FeatureMap):
         """No exponent, no shift."""
         return torch.clamp_min(rows.values, 0.0, out=rows.out)
 
-    def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
+    def slopes(self, phi: Tensor, grad: Tensor, out: Tensor) -> Tensor:
         """1 where the feature is positive."""
-        return grad.mul_(phi.sign_())
+        return torch.mul(grad, phi.sign_(), out=out)
 
 
 class Elu(FeatureMap):
@@ -224,9 +230,9 @@ class Elu(FeatureMap):
         torch.clamp(rows.values, smallest_exponent(space.dtype), 0.0, out=powers).exp_()
         return torch.clamp_min(rows.values, 0.0, out=rows.out).add_(powers)
 
-    def slopes(self, phi: Tensor, grad: Tensor) -> Tensor:
+    def slopes(self, phi: Tensor, grad: Tensor, out: Tensor) -> Tensor:
         """exp(x) below 0, 1 above: the feature itself, at most 1."""
-        return grad.mul_(phi.clamp_max_(1.0))
+        return torch.mul(grad, phi.clamp_max_(1.0), out=out)
 
 
 def smallest_exponent(dtype: torch.dtype) -> float:

@@ -12,14 +12,14 @@ features, so that only through it a constant shows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from methods.ops.features import FeatureMap
-from methods.ops.tiles import CACHED_SCORES, DEVICE_SCORES, Workspace
+from methods.ops.tiles import Workspace, scores_at_once
 
 LOW = -1e30
 """Below any logarithm of a feature, yet finite: differences of it are 0, not NaN."""
@@ -33,7 +33,7 @@ def spread(n: int, size: int) -> list[slice]:
 
 def room(width: int, dim: int, device: torch.device) -> int:
     """Rows of a block whose features of this width fit the cache, next to their q, k, v and out of `dim` each."""
-    return max(1, (CACHED_SCORES if device.type == "cpu" else DEVICE_SCORES) // max(width, 4 * dim))
+    return max(1, scores_at_once(device, arrays=1) // max(width, 4 * dim))
 
 
 def blocks(heads: int, n: int, rows: int) -> tuple[list[slice], int]:
@@ -93,6 +93,34 @@ def before_division(grad: Tensor, out: Tensor, mass: Tensor, space: Workspace) -
     return beside(of_rows, torch.linalg.vecdot(of_rows, out).neg_(), space, "above")
 
 
+class Sums(NamedTuple):
+    """Sums over keys, or their gradients: of v phi(k), `[g, D, m]`, and of phi(k), `[g, 1, m]`."""
+
+    moments: Tensor
+    weights: Tensor
+
+    @staticmethod
+    def zero(space: Workspace, heads: int, dim: int, width: int) -> Sums:
+        """No key yet, in the workspace's memory."""
+        return Sums(
+            space.take("moments", heads, dim, width).zero_(), space.take("weights", heads, 1, width).zero_()
+        )
+
+    def add(self, rows: Tensor, column: Tensor, phi: Tensor) -> None:
+        """rows `[g, c, D]` and column `[g, c]`, each row times its features `[g, c, m]`."""
+        torch.baddbmm(self.moments, rows.transpose(1, 2), phi, out=self.moments)
+        torch.baddbmm(self.weights, column[:, None], phi, out=self.weights)
+
+    def raise_(self, rows: Tensor, column: Tensor, floor: float) -> None:
+        """What a floor under every feature adds, from the sums of rows `[g, D]` and column `[g]`."""
+        self.moments.add_(rows[..., None], alpha=floor)
+        self.weights.add_(column[:, None, None], alpha=floor)
+
+    def heads(self, part: slice) -> Sums:
+        """Those of some heads."""
+        return Sums(self.moments[part], self.weights[part])
+
+
 class _Bidirectional(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -102,29 +130,31 @@ class _Bidirectional(torch.autograd.Function):
         batch, heads, n, dim = v.shape
         out = torch.empty(v.shape, device=v.device, dtype=v.dtype)
         mass = torch.empty(batch, heads, n, device=v.device, dtype=space.dtype)
-        kept = any(ctx.needs_input_grad)
-        states = mass.new_empty(batch * heads if kept else 0, dim + 1, keys.width)
+        kept = batch * heads if any(ctx.needs_input_grad) else 0
+        sums = Sums(mass.new_empty(kept, dim, keys.width), mass.new_empty(kept, 1, keys.width))
         tops = mass.new_empty(batch * heads)
         rows, first = room(keys.width, q.shape[-1], q.device), 0
         for own, (qs, ks, vs, masses, outs) in slabs(padding, rows, q, k, v, mass, out):
             groups, size = blocks(qs.shape[0], n, rows)
             for hs in groups:
                 absent = None if own is None else own[hs]
-                state, top = _sum_keys(ks[hs], vs[hs], keys, absent, size, space)
-                _attend(qs[hs], state, queries, size, space, masses[hs], outs[hs])
+                found, top = _sum_keys(ks[hs], vs[hs], keys, absent, size, space)
+                _attend(qs[hs], found, queries, size, space, masses[hs], outs[hs])
                 if kept:
-                    states[first + hs.start : first + hs.stop] = state
-                    tops[first + hs.start : first + hs.stop] = top
+                    place = slice(first + hs.start, first + hs.stop)
+                    for held, new in zip(sums, found, strict=True):
+                        held[place] = new
+                    tops[place] = top
             first += qs.shape[0]
         ctx.maps = queries, keys
-        ctx.save_for_backward(q, k, v, out, mass, states, tops, padding)
+        ctx.save_for_backward(q, k, v, out, mass, *sums, tops, padding)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        q, k, v, out, mass, states, tops, padding = ctx.saved_tensors
-        queries, keys = ctx.maps
+        q, k, v, out, mass, moments, weights, tops, padding = ctx.saved_tensors
+        sums, (queries, keys) = Sums(moments, weights), ctx.maps
         space = Workspace(q.device, mass.dtype)
         grads = [torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v)]
         rows, first = room(keys.width, q.shape[-1], q.device), 0
@@ -134,7 +164,7 @@ class _Bidirectional(torch.autograd.Function):
                 place = slice(first + hs.start, first + hs.stop)
                 absent = None if own is None else own[hs]
                 qs, ks, vs, masses, outs, above, dq, dk, dv = (x[hs] for x in parts)
-                slope = _pull_queries(qs, (above, outs, masses), states[place], queries, size, space, dq)
+                slope = _pull_queries(qs, (above, outs, masses), sums.heads(place), queries, size, space, dq)
                 _pull_keys(ks, vs, slope, tops[place], keys, absent, size, space, dk, dv)
             first += parts[0].shape[0]
         return *grads, None, None, None
@@ -142,29 +172,34 @@ class _Bidirectional(torch.autograd.Function):
 
 def _sum_keys(
     k: Tensor, v: Tensor, keys: FeatureMap, padding: Tensor | None, size: int, space: Workspace
-) -> tuple[Tensor, Tensor]:
-    """[v, 1]^T phi(k) `[g, D + 1, m]` over all keys of a group of heads, and the log scale of phi `[g]`."""
-    g, columns = k.shape[0], v.shape[-1] + 1
-    state = space.take("state", g, columns, keys.width).zero_()
-    top = state.new_full((g, 1), LOW)
-    plain = state.new_zeros(g, columns)
-    for x, values, absent in pieces(size, k, v, padding):
+) -> tuple[Sums, Tensor]:
+    """The sums over all keys of a group of heads, and the log scale of their phi `[g]`."""
+    sums = Sums.zero(space, k.shape[0], v.shape[-1], keys.width)
+    top = sums.weights.new_full((k.shape[0], 1), LOW)
+    real = (
+        torch.ones(k.shape[:2], device=k.device, dtype=space.dtype)
+        if padding is None
+        else (~padding).to(space.dtype)
+    )
+    plain = sums.weights.new_zeros(v.shape[0], v.shape[-1])
+    for x, values, present, absent in pieces(size, k, v, real, padding):
         projected = keys.project(real_rows(x.to(space.dtype), absent), space, "phi")
         level = keys.level(projected)
         if level is not None:
             level = level if absent is None else level.masked_fill_(absent, LOW)
             raised = torch.maximum(top, level.amax(dim=1, keepdim=True))
             if top.device.type != "cpu" or not torch.equal(raised, top):  # elsewhere asking costs more than doing
-                state.mul_((top - raised).exp_()[..., None])
+                for held in sums:
+                    held.mul_((top - raised).exp_()[..., None])
             top = raised
         phi = keys.evaluate(projected, shift_of(top, absent, keys), space)
-        wide = with_ones(values.to(space.dtype), absent, space)
-        torch.baddbmm(state, wide.transpose(1, 2), phi, out=state)
+        values = real_rows(values.to(space.dtype), absent)
+        sums.add(values, present, phi)
         if keys.floor:
-            plain.add_(wide.sum(dim=1))
+            plain.add_(values.sum(dim=1))
     if keys.floor:
-        state.add_(plain[..., None], alpha=keys.floor)
-    return state, top[:, 0]
+        sums.raise_(plain, real.sum(dim=1), keys.floor)
+    return sums, top[:, 0]
 
 
 def shift_of(top: Tensor, padding: Tensor | None, keys: FeatureMap) -> Tensor | None:
@@ -175,15 +210,15 @@ def shift_of(top: Tensor, padding: Tensor | None, keys: FeatureMap) -> Tensor | 
 
 
 def _attend(
-    q: Tensor, state: Tensor, queries: FeatureMap, size: int, space: Workspace, mass: Tensor, out: Tensor
+    q: Tensor, sums: Sums, queries: FeatureMap, size: int, space: Workspace, mass: Tensor, out: Tensor
 ) -> None:
     """Rows of the output, into `out` `[g, N, D]`, and what they are divided by, into `mass` `[g, N]`."""
-    moments, sums = state[:, :-1].transpose(1, 2), state[:, -1:]
-    floor = state.sum(dim=-1, keepdim=True).mul_(queries.floor).transpose(1, 2)
+    moments = sums.moments.transpose(1, 2)
+    low, low_mass = (x.sum(dim=-1)[:, None].mul_(queries.floor) for x in sums)
     for x, own_mass, own_out in pieces(size, q, mass, out):
         phi = query_features(x.to(space.dtype), queries, space)
-        rows = torch.baddbmm(floor[..., :-1], phi, moments, out=space.take("rows", *own_out.shape))
-        total = torch.baddbmm(floor[..., -1:], sums, phi.transpose(1, 2))
+        rows = torch.baddbmm(low, phi, moments, out=space.take("rows", *own_out.shape))
+        total = torch.baddbmm(low_mass, sums.weights, phi.transpose(1, 2))
         own_mass.copy_(total[:, 0])
         torch.div(rows, total.transpose(1, 2), out=own_out)
     empty = mass == 0
@@ -195,31 +230,36 @@ def _attend(
 def _pull_queries(
     q: Tensor,
     of_rows: tuple[Tensor, Tensor, Tensor],
-    state: Tensor,
+    sums: Sums,
     queries: FeatureMap,
     size: int,
     space: Workspace,
     dq: Tensor,
-) -> Tensor:
-    """Gradients of queries, into dq, and of the sums over keys `[g, D + 1, m]`; of_rows: (grad, out, mass)."""
-    slope = space.take("state", *state.shape).zero_()
-    plain = state.new_zeros(state.shape[:2])
+) -> Sums:
+    """Gradients of queries, into dq, and of the sums over keys; of_rows: (grad, out, mass)."""
+    slope = Sums.zero(space, *sums.moments.shape)
+    plain = sums.moments.new_zeros(sums.moments.shape[:2]), sums.weights.new_zeros(sums.weights.shape[0])
     for x, grad, out, mass, own in pieces(size, q, *of_rows, dq):
         x = x.to(space.dtype)
         phi = query_features(x, queries, space)
-        above = before_division(grad.to(space.dtype), out.to(space.dtype), mass, space)
-        torch.baddbmm(slope, above.transpose(1, 2), phi, out=slope)
+        above = torch.div(grad.to(space.dtype), mass[..., None], out=space.take("rows", *grad.shape))
+        of_mass = torch.linalg.vecdot(above, out.to(space.dtype)).neg_()
+        slope.add(above, of_mass, phi)
         if queries.floor:
-            plain.add_(above.sum(dim=1))
-        of_phi = torch.bmm(above, state, out=space.take("slopes", *phi.shape))
-        own.copy_(queries.pull(x, phi, of_phi, space))
-    return slope.add_(plain[..., None], alpha=queries.floor) if queries.floor else slope
+            plain[0].add_(above.sum(dim=1))
+            plain[1].add_(of_mass.sum(dim=1))
+        of_phi = torch.mul(of_mass[..., None], sums.weights, out=space.take("slopes", *phi.shape))
+        torch.baddbmm(of_phi, above, sums.moments, out=of_phi)
+        queries.pull(x, phi, of_phi, space, own)
+    if queries.floor:
+        slope.raise_(*plain, queries.floor)
+    return slope
 
 
 def _pull_keys(
     k: Tensor,
     v: Tensor,
-    slope: Tensor,
+    slope: Sums,
     top: Tensor,
     keys: FeatureMap,
     padding: Tensor | None,
@@ -228,17 +268,19 @@ def _pull_keys(
     dk: Tensor,
     dv: Tensor,
 ) -> None:
-    """Gradients of keys and values, into dk and dv, from that of their sums `[g, D + 1, m]`."""
-    of_moments = slope[:, :-1].transpose(1, 2)
+    """Gradients of keys and values, into dk and dv, from those of their sums."""
+    of_moments = slope.moments.transpose(1, 2)
     floor = of_moments.sum(dim=1, keepdim=True).mul_(keys.floor)
     for x, values, absent, own_dk, own_dv in pieces(size, k, v, padding, dk, dv):
         projected = keys.project(real_rows(x.to(space.dtype), absent), space, "phi")
         phi = keys.evaluate(projected, shift_of(top[:, None], absent, keys), space)
-        wide = with_ones(values.to(space.dtype), absent, space)
         of_values = torch.baddbmm(floor, phi, of_moments, out=space.take("rows", *values.shape))
-        of_phi = torch.bmm(wide, slope, out=space.take("slopes", *phi.shape))
-        own_dk.copy_(real_rows(keys.pull(projected.x, phi, of_phi, space), absent))
         own_dv.copy_(real_rows(of_values, absent))
+        values = real_rows(values.to(space.dtype), absent)
+        of_phi = torch.baddbmm(slope.weights, values, slope.moments, out=space.take("slopes", *phi.shape))
+        keys.pull(projected.x, phi, of_phi, space, own_dk)
+        if absent is not None:
+            own_dk.masked_fill_(absent[..., None], 0.0)
 
 
 def kernelised_attention(

@@ -203,7 +203,7 @@ def _pull_queries(
         of_pairs = torch.bmm(above, own.values.transpose(1, 2), out=_square(space, x, "of_pairs"))
         of_phi = torch.bmm(above, state, out=space.take("slopes", *powers.shape))
         _add_product(of_phi, own.scales.before, _masked(of_pairs, own.scales), own.phi)
-        dq.copy_(queries.pull(x, powers, of_phi, space))
+        queries.pull(x, powers, of_phi, space, dq)
         _advance(state, own)
 
 
@@ -221,7 +221,9 @@ def _pull_keys(
         _add_product(of_values, own.scales.after, _masked(pairs, own.scales).transpose(1, 2), above)
         of_phi = torch.bmm(_scaled(own.values, own.scales.after), slope, out=space.take("slopes", *phi.shape))
         _add_product(of_phi, None, _masked(of_pairs, own.scales).transpose(1, 2), phi)
-        dk.copy_(real_rows(keys.pull(own.x, own.powers, of_phi, space), absent))
+        keys.pull(own.x, own.powers, of_phi, space, dk)
+        if absent is not None:
+            dk.masked_fill_(absent[..., None], 0.0)
         dv.copy_(real_rows(of_values[..., :-1], absent))
         _add_product(slope, own.scales.decay, _scaled(above, own.scales.before).transpose(1, 2), phi)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from methods.ops.segments import runs
-from methods.ops.tiles import CACHED_SCORES, DEVICE_SCORES
+from methods.ops.tiles import scores_at_once
 
 
 def project(
@@ -76,7 +76,7 @@ def _transposed_times(matrix: Tensor, grad: Tensor, padding: Tensor | None) -> T
 
 def _outer(matrix: Tensor, pairs: list[tuple[Tensor, Tensor]], padding: Tensor | None) -> Tensor:
     """The gradient of matrix: the sum of grad x^T over pairs, the batch, and the heads that share a matrix."""
-    room = CACHED_SCORES if matrix.device.type == "cpu" else DEVICE_SCORES
+    room = scores_at_once(matrix.device)
     by_head = len(pairs[0][0][0]) * matrix.shape[1] * matrix.shape[2] <= room
     total = torch.zeros_like(matrix, memory_format=torch.contiguous_format)
     for grad, x in pairs:

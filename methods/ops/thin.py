@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from methods.ops.tiles import CACHED_SCORES, DEVICE_SCORES, LOG2_E, Workspace
+from methods.ops.tiles import LOG2_E, Workspace, scores_at_once
 
 
 def _stretches(tiles: int, short: int, long: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     """(tiles, rows of the long side) whose scores fit the cache; two tiles at least, one for each core."""
-    room = CACHED_SCORES if device.type == "cpu" else DEVICE_SCORES
+    room = scores_at_once(device)
     size = min(tiles, max(2, room // (short * long)))
     rows = min(long, max(64, room // (size * short)))
     for tile in range(0, tiles, size):

@@ -43,13 +43,20 @@ class Group:
 
 
 class Frame:
-    """The rows and tiles of `heads` heads in `rounds` rounds, whatever their tokens.
+    """The rows and tiles of `heads` heads in `rounds` rounds, whatever their tokens; see `scores_at_once`.
 
     A head has a slot of whole chunks in each round; ranks from N on are filler. Masks are 0 or MASKED.
     """
 
     def __init__(
-        self, heads: int, rounds: int, n: int, rules: Rules, device: torch.device, dtype: torch.dtype
+        self,
+        heads: int,
+        rounds: int,
+        n: int,
+        rules: Rules,
+        device: torch.device,
+        dtype: torch.dtype,
+        arrays: int,
     ) -> None:
         self.heads, self.rounds, self.n, self.rules = heads, rounds, n, rules
         self.size = size = min(rules.chunk, n)
@@ -76,7 +83,7 @@ class Frame:
         self.numbers = Workspace(device, torch.int16 if largest < 1 << 15 else dtype)
         self.edges = penalty(~seen, dtype).repeat(heads, 1)
         self.groups = [
-            Group(r, *part) for r in range(rounds) for part in groups(self.tiles, size * self.span, device)
+            Group(r, *part) for r in range(rounds) for part in groups(self.tiles, size * self.span, device, arrays)
         ]
 
 

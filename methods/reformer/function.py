@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from methods.ops.tiles import CACHED_SCORES, DEVICE_SCORES, LOG2_E, Workspace
+from methods.ops.tiles import LOG2_E, Workspace, scores_at_once
 from methods.reformer.chunks import MASKED, Chunks, Frame, Rules
 from methods.reformer.hashing import hash_buckets, sort_by_bucket
 
@@ -59,7 +59,7 @@ class HashedAttention(torch.autograd.Function):
             sorts[1][part].scatter_(-1, order, ranks.expand_as(order))
             if buckets is not None:
                 buckets[part] = found
-        for unit, chunks in units((q, v), sorts, buckets, padding, rules, space):
+        for unit, chunks in units((q, v), sorts, buckets, padding, rules, space, arrays=1):
             tables = Tables(q, v, unit, chunks)
             _attend(tables, chunks, tables.flat(out), lse[unit].view(-1))
         if any(ctx.needs_input_grad[:3]):
@@ -75,7 +75,7 @@ class HashedAttention(torch.autograd.Function):
         q, v, out, lse, padding, buckets, *sorts = ctx.saved_tensors
         space = Workspace(q.device, lse.dtype)
         dq, dv = torch.empty_like(out), torch.empty_like(out)
-        for unit, chunks in units((q, v, grad), sorts, buckets, padding, ctx.rules, space):
+        for unit, chunks in units((q, v, grad), sorts, buckets, padding, ctx.rules, space, arrays=2):
             tables = Tables(q, v, unit, chunks)
             upstream = tables.take(grad, "grad")
             product = torch.mul(upstream, tables.flat(out), out=space.take("product", *upstream.shape))
@@ -96,6 +96,7 @@ def units(
     padding: Tensor | None,
     rules: Rules,
     space: Workspace,
+    arrays: int,
 ) -> Iterator[tuple[Unit, Chunks]]:
     """(rows of the batch, heads) that are handled together: as many as fill a group of tiles, at least one.
 
@@ -105,20 +106,20 @@ def units(
     """
     rounds, n = sorts[0].shape[2:]
     frames: dict[int, Frame] = {}
-    for unit in _partition(inputs, n, rules, space):
+    for unit in _partition(inputs, n, rules, space, arrays):
         order, rank = (x[unit].flatten(0, 1) for x in sorts)
         count = len(order)
         if count not in frames:
-            frames[count] = Frame(count, rounds, n, rules, space.device, space.dtype)
+            frames[count] = Frame(count, rounds, n, rules, space.device, space.dtype, arrays)
         own = None if buckets is None else buckets[unit].flatten(0, 1)
         some = unit[1].stop - unit[1].start
         pads = None if padding is None else padding[unit[0]].repeat_interleave(some, dim=0)
         yield unit, Chunks(frames[count], order, rank, own, pads, space)
 
 
-def _partition(inputs: tuple[Tensor, ...], n: int, rules: Rules, space: Workspace) -> Iterator[Unit]:
+def _partition(inputs: tuple[Tensor, ...], n: int, rules: Rules, space: Workspace, arrays: int) -> Iterator[Unit]:
     batch, heads = inputs[0].shape[:2]
-    room = CACHED_SCORES if space.device.type == "cpu" else DEVICE_SCORES
+    room = scores_at_once(space.device, arrays)
     size = min(rules.chunk, n)
     slot = -(-n // size) * size
     together = 1 if rules.wrap else max(1, room // (slot * size * (1 + rules.back + rules.ahead)))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.ops.tiles import CACHED_SCORES, DEVICE_SCORES, Workspace
+from methods.ops.tiles import Workspace, scores_at_once
 
 FACTORISED_ABOVE = 128
 """Buckets from which on a hash is a pair of smaller hashes, as in trax: b columns become about 2 sqrt(b)."""
@@ -56,7 +56,7 @@ def hash_buckets(x: Tensor, rotations: Tensor, factors: tuple[int, ...], space: 
     place = torch.cat([torch.arange(factor // 2, dtype=integer, device=x.device) for factor in factors])
     rows = x.transpose(0, 1).reshape(heads, batch * n, dim).to(space.dtype)
     buckets = torch.empty(heads, batch * n, rounds, dtype=torch.int32, device=x.device)
-    room = CACHED_SCORES if x.device.type == "cpu" else DEVICE_SCORES
+    room = scores_at_once(x.device)
     step = max(1, room // (heads * rounds * width))
     for start in range(0, batch * n, step):
         part = rows[:, start : start + step]

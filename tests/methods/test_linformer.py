@@ -275,7 +275,7 @@ def test_the_backward_makes_no_gradient_of_the_matrix_for_every_head():
 @pytest.mark.parametrize("room", [1, 1 << 30])
 def test_both_ways_to_sum_the_gradient_of_the_matrix(sharing, room, monkeypatch):
     """By stretches of columns and by rows of the batch: the gradient of the reference, padded or not."""
-    monkeypatch.setattr("methods.ops.projection.CACHED_SCORES", room)
+    monkeypatch.setattr("methods.ops.tiles.CACHED_SCORES", room)
     method = build("linformer", Shape(2, 3, 150), sharing=sharing)
     inputs = draw(3, method.shape)
     for mask in (None, padding(3, 150)):

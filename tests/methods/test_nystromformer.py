@@ -209,7 +209,7 @@ def test_8_the_convolution_skips_past_the_attention(kernel):
 @pytest.mark.parametrize("long", [100, 700])
 def test_the_streamed_backward_is_autograds(biased, long, monkeypatch):
     """One side short: the gradients of plain softmax attention, in one stretch and in many."""
-    monkeypatch.setattr("methods.ops.thin.CACHED_SCORES", 1 << 10)
+    monkeypatch.setattr("methods.ops.tiles.CACHED_SCORES", 1 << 10)
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape):

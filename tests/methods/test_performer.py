@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods.encoder import Encoder
-from methods.ops import kernelised, kernelised_causal
+from methods.ops import kernelised_causal, tiles
 from methods.performer import Performer
 from methods.registry import Shape, Unsupported
 from tests.methods.conftest import build, draw, padding
@@ -224,7 +224,7 @@ def test_blocks_do_not_show(monkeypatch, room):
     method = build("performer", Shape(3, 5, 41), eps=0.1)
     inputs, mask = draw(2, method.shape), padding(2, 41)
     wanted = torch.autograd.grad(method.dense_reference(*inputs, key_padding_mask=mask).sin().sum(), inputs)
-    monkeypatch.setattr(kernelised, "CACHED_SCORES", room)
+    monkeypatch.setattr("methods.ops.tiles.CACHED_SCORES", room)
     found = torch.autograd.grad(method(*inputs, key_padding_mask=mask).sin().sum(), inputs)
     assert max(gap(a, b) for a, b in zip(found, wanted, strict=True)) < 1e-11
 
@@ -260,7 +260,7 @@ def test_p12_nothing_of_size_n_by_n_or_n_by_m_is_made(causal):
 
     with Sizes():
         torch.autograd.grad(method(*inputs).sum(), inputs)
-    assert max(sizes) <= kernelised.CACHED_SCORES < 4096 * 512 < 4096 * 4096
+    assert max(sizes) <= tiles.CACHED_SCORES < 4096 * 512 < 4096 * 4096
 
 
 def errors(features, seeds=15, scale=0.3, **params):
