@@ -64,12 +64,22 @@ class Linear(Attention):
 
     def flops(self, batch_size: int, seq_len: int) -> int:
         """4 N D (D + 1) a head for sums and rows; causal adds its chunks' pairs."""
+        return batch_size * self.shape.heads * sum(self._head_flops(seq_len))
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """3 times the forward; causal, since the backward goes over the chunks twice, 3.5 times the sums and
+        4 times the pairs.
+        """
+        if not self.shape.causal:
+            return 3 * self.flops(batch_size, seq_len)
+        sums, pairs = self._head_flops(seq_len)
+        return batch_size * self.shape.heads * (sums * 7 // 2 + 4 * pairs)
+
+    def _head_flops(self, seq_len: int) -> tuple[int, int]:
+        """Of one head's forward: sums and rows, and the pairs within chunks."""
         dim = self.shape.head_dim
-        total = 4 * seq_len * dim * (dim + 1)
-        if self.shape.causal:
-            sizes = [min(CHUNK, seq_len - start) for start in range(0, seq_len, CHUNK)]
-            total += sum(2 * size**2 * (2 * dim + 1) for size in sizes)
-        return batch_size * self.shape.heads * total
+        sizes = [min(CHUNK, seq_len - start) for start in range(0, seq_len, CHUNK)] if self.shape.causal else []
+        return 4 * seq_len * dim * (dim + 1), sum(2 * size**2 * (2 * dim + 1) for size in sizes)
 
     def start(self, batch_size: int, device: torch.device, dtype: torch.dtype) -> State:
         """No token yet."""

@@ -80,7 +80,7 @@ class Linformer(Attention):
         self.blocks = min(rank, shape.seq_len)
         self.E = self._draw(generator)
         self.F = self.E if sharing in ("key_value", "layerwise") else self._draw(generator)
-        self.dropout_seed = int(torch.randint(2**62, (), generator=generator)) if dropout else 0
+        self.dropout_seed = int(torch.randint(2**62, (), generator=generator, device="cpu")) if dropout else 0
         own = replace(
             self.capabilities,
             learned=projection in ("linear", "conv"),

@@ -16,7 +16,7 @@ phi(0). Constants are treated as constants by the gradient. Constant factors (1/
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,9 @@ class Performer(Attention):
         super().__init__(shape)
         if features < 1:
             raise ValueError(f"features={features}: expected an integer >= 1")
+        for name, value, known in (("kernel", kernel, Kernel), ("norms", norms, Norms)):
+            if value not in get_args(known):
+                raise ValueError(f"{name}={value}: expected one of {', '.join(get_args(known))}")
         if kernel in ("hyperbolic", "trigonometric") and features % 2:
             raise ValueError(f"features={features}: expected an even number with kernel={kernel}")
         if redraw < 0:
@@ -187,14 +190,25 @@ class Performer(Attention):
 
     def flops(self, batch_size: int, seq_len: int) -> int:
         """4 N m D for the features of q and k, 4 N m (D + 1) for state and rows; causal adds its chunks."""
+        return batch_size * self.shape.heads * sum(self._head_flops(seq_len))
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """3 times the forward; causal, since the backward goes over the chunks twice, 3.5 times the states and
+        4 times the rest.
+        """
+        if not self.shape.causal:
+            return 3 * self.flops(batch_size, seq_len)
+        features, states, pairs = self._head_flops(seq_len)
+        return batch_size * self.shape.heads * (4 * features + states * 7 // 2 + 4 * pairs)
+
+    def _head_flops(self, seq_len: int) -> tuple[int, int, int]:
+        """Of one head's forward: the features of q and k, the states and rows, the pairs within chunks."""
         dim, m = self.shape.head_dim, self.features
         projected = 0 if self.projection is None else self.projection.shape[0]
         projected = m if self.kernel == "hyperbolic" else projected
-        total = seq_len * (4 * projected * dim + 4 * m * (dim + 1))
-        if self.shape.causal:
-            sizes = [min(CHUNK, seq_len - start) for start in range(0, seq_len, CHUNK)]
-            total += sum(2 * size**2 * (m + dim + 1) for size in sizes)
-        return batch_size * self.shape.heads * total
+        sizes = [min(CHUNK, seq_len - start) for start in range(0, seq_len, CHUNK)] if self.shape.causal else []
+        pairs = sum(2 * size**2 * (m + dim + 1) for size in sizes)
+        return 4 * seq_len * projected * dim, 4 * seq_len * m * (dim + 1), pairs
 
     def degenerate(self, seq_len: int) -> bool:
         """No fewer features than tokens: from `features >= seq_len` on nothing is saved."""

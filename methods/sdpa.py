@@ -6,6 +6,7 @@ FlashAttention (Dao et al. 2022; Dao 2023) tiles the softmax so that the N x N s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class SDPA(CachedAttention):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(shape)
+        if kernel not in get_args(Kernel):
+            raise ValueError(f"kernel={kernel}: expected one of {', '.join(get_args(Kernel))}")
         self.kernel: Kernel = kernel
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, key_padding_mask: Tensor | None = None) -> Tensor:

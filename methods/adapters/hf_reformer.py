@@ -145,9 +145,20 @@ class HFReformer(ThirdParty):
         if n <= self.chunk:
             return batch_size * self.shape.heads * 4 * n * n * dim
         n += -n % self.chunk
+        pairs = batch_size * self.shape.heads * self.rounds * n * dim * 8 * self.chunk
+        return self._hash_flops(batch_size, seq_len) + pairs
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """The hash once, since it has no gradient, and three times the pairs."""
+        return 3 * self.flops(batch_size, seq_len) - 2 * self._hash_flops(batch_size, seq_len)
+
+    def _hash_flops(self, batch_size: int, seq_len: int) -> int:
+        if seq_len <= self.chunk:  # nothing is hashed
+            return 0
+        n = seq_len + -seq_len % self.chunk
         buckets = self._bucket_count(n)
         rotations = (buckets if isinstance(buckets, int) else sum(buckets)) // 2
-        return batch_size * self.shape.heads * self.rounds * n * dim * (2 * rotations + 8 * self.chunk)
+        return 2 * batch_size * self.shape.heads * self.rounds * n * self.shape.head_dim * rotations
 
     def degenerate(self, seq_len: int) -> bool:
         """One chunk holds the sequence: every round computes all pairs."""

@@ -82,6 +82,11 @@ class LucidrainsPerformer(ThirdParty):
         state = 2 * m * dim * (1 if self.shape.causal else 2)  # outer products are no matrix products
         return batch_size * self.shape.heads * seq_len * (4 * m * dim + state + 2 * m)
 
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """Three times the forward, but twice the features, whose projection has no gradient."""
+        features = 4 * batch_size * self.shape.heads * seq_len * self.features * self.shape.head_dim
+        return 3 * self.flops(batch_size, seq_len) - features
+
     def footprint_bytes(self, batch_size: int, seq_len: int, mode: str, itemsize: int) -> int:
         """Features of q and k, and for the causal form the outer products of a chunk (of all in training)."""
         rows = batch_size * self.shape.heads * itemsize

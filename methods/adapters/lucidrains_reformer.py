@@ -112,9 +112,18 @@ class LucidrainsReformer(ThirdParty):
 
     def flops(self, batch_size: int, seq_len: int) -> int:
         """N D b / 2 a round to hash into b = N / chunk buckets, and 4 D a pair: 2 N chunk of them a round."""
+        hashing, pairs = self._round_flops(seq_len)
+        return batch_size * self.shape.heads * self.rounds * (hashing + pairs)
+
+    def train_flops(self, batch_size: int, seq_len: int) -> int:
+        """The hash once, since it has no gradient, and three times the pairs."""
+        hashing, pairs = self._round_flops(seq_len)
+        return batch_size * self.shape.heads * self.rounds * (hashing + 3 * pairs)
+
+    def _round_flops(self, seq_len: int) -> tuple[int, int]:
+        """Of a head in a round: 2 N D (b / 2) to hash, and the pairs."""
         n = seq_len + -seq_len % (2 * self.chunk)
-        pairs = n // self.chunk + 8 * self.chunk  # 2 N D (b / 2) to hash
-        return batch_size * self.shape.heads * self.rounds * n * self.shape.head_dim * pairs
+        return n * self.shape.head_dim * (n // self.chunk), 8 * n * self.shape.head_dim * self.chunk
 
     def degenerate(self, seq_len: int) -> bool:
         """One chunk holds the sequence: every round computes all pairs."""

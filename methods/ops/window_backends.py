@@ -153,6 +153,8 @@ def flex(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, global_qkv: GlobalQK
         raise Unsupported(f"backend=flex: {why}; expected auto, tiles, masked, diagonals or dense")
     from torch.nn.attention.flex_attention import create_block_mask
 
+    if not torch.is_grad_enabled():  # it looks at the inputs' own flag
+        q, k, v = (x.detach() for x in (q, k, v))
     batch, heads, n, _ = q.shape
     variable = any(x is not None and x.shape[0] > 1 for x in (pattern.padding, pattern.shared, pattern.used))
     mask = create_block_mask(

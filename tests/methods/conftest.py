@@ -40,6 +40,12 @@ SMALL: dict[str, dict[str, Any]] = {
 EXACT_AT: dict[str, dict[str, Any]] = {
     "topk": {"keys": 32},
     "longformer": {"window": 64},
+    "local": {"window": 32},
+    "bigbird": {"block": 32},
+    "bigbird_etc": {"block": 32, "max_distance": 0},
+    "nystromformer": {"landmarks": 32, "pinv": "exact"},
+    "hf_longformer": {"window": 64},
+    "lucidrains_local": {"window": 64},
 }
 
 #: Exponents of N in operations and in memory, where they are not 1 (operations: 2 for exact methods) and 1.

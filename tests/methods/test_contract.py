@@ -237,12 +237,37 @@ def test_flops_match_the_counter(case):
 
 
 def cpu_flash():
-    """torch counts the CPU flash kernel as nothing; teach it the kernel's formula, which skips the future."""
+    """torch counts the CPU flash kernel as nothing, nor products in place; teach it the formulas.
 
-    def count(q, k, v, dropout_p=0.0, is_causal=False, *args, out_shape=None, **kwargs):
+    The kernel skips the future; its backward recomputes the scores, 5 products against 2.
+    """
+
+    def forward(q, k, v, dropout_p=0.0, is_causal=False, *args, out_shape=None, **kwargs):
         return 4 * q[0] * q[1] * q[2] * q[3] * k[2] // (2 if is_causal else 1)
 
-    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count}
+    def backward(grad, q, k, v, out, lse, dropout_p, is_causal, *args, out_shape=None, **kwargs):
+        return forward(q, k, v, is_causal=is_causal) * 5 // 2
+
+    def product(x, a, b, *args, out_shape=None, **kwargs):
+        return 2 * a[0] * a[1] * a[2] * b[2]
+
+    return {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+        torch.ops.aten.baddbmm_: product,
+    }
+
+
+def test_train_flops_match_the_counter(case):
+    """C12: forward and backward, recomputed products and all, within 5 %."""
+    name, causal = case
+    if not trains(name):
+        pytest.skip("declares no backward here")
+    method = build(name, Shape(2, 16, 512, causal), torch.float32)
+    inputs = draw(2, method.shape, dtype=torch.float32)
+    with FlopCounterMode(display=False, custom_mapping=cpu_flash()) as counter:
+        method(*inputs).sum().backward()
+    assert method.train_flops(2, 512) == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 @pytest.mark.parametrize("name", METHODS)

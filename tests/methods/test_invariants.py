@@ -62,7 +62,10 @@ def test_c2_the_degenerate_limit_is_softmax(name):
         q, k, v = (x.detach() for x in draw(2, method.shape, dtype=dtype))
         for mask in (None, padding(2, 32)):
             allowed = both(allowed_keys(mask), causal_mask(32) if causal else None)
-            assert gap(method(q, k, v, key_padding_mask=mask), dense_attention(q, k, v, allowed)) < close
+            found = method(q, k, v, key_padding_mask=mask).transpose(1, 2)
+            want, real = dense_attention(q, k, v, allowed).transpose(1, 2), slice(None) if mask is None else ~mask
+            # an inverse of 32 x 32 landmarks is as good as the matrix is conditioned
+            assert gap(found[real], want[real]) < (1e-7 if name == "nystromformer" else close)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -175,6 +178,22 @@ def test_c7_what_is_not_a_number_stays_in_its_batch_row(case):
         if trains(name):
             for a, b in zip(gradients(method, bad), gradients(method, inputs), strict=True):
                 assert a is None or gap(a[::2], b[::2]) < close
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_c7_what_is_not_finite_stays_in_its_head(case, value):
+    """One number of q, k or v that is not finite reaches its own head and sequence, and nothing is raised."""
+    name, causal = case
+    dtype, close = wide(name)
+    method = build(name, Shape(2, 5, 37, causal), dtype)
+    inputs = [x.detach() for x in draw(2, method.shape, dtype=dtype)]
+    clean = method(*inputs)
+    for spoilt in range(3):
+        bad = [x.clone() for x in inputs]
+        bad[spoilt][0, 1, 17, 2] = value
+        out = method(*bad)
+        assert gap(out[0, 0], clean[0, 0]) < close
+        assert gap(out[1], clean[1]) < close
 
 
 def test_c6_padding_gets_no_gradient(case):

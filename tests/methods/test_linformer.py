@@ -204,6 +204,19 @@ def test_n7_masking_the_slots_would_leak_the_future():
         assert bool((leaked[:, :, 4:] != 0).any())
 
 
+def test_c14_tokens_and_columns_in_another_order_give_the_same():
+    """C14: a permutation of keys, values and the columns of E and F together changes nothing."""
+    method = shaken(Shape(2, 5, 30), sharing="headwise")
+    q, k, v = (x.detach() for x in draw(2, method.shape))
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(2))
+    wanted = method(q, k, v)
+    moved = k[:, :, order], v[:, :, order]
+    assert gap(method(q, *moved), wanted) > 1e-2
+    for matrix in (method.E, method.F):
+        matrix.data = matrix.data[:, :, order]
+    assert gap(method(q, *moved), wanted) < 1e-12
+
+
 def test_n8_random_projections_keep_inner_products():
     """N8: with R ~ N(0, 1/k), the share of bad pairs stays under 2 exp(-(e^2 - e^3) k / 4)."""
     rank, eps = 256, 0.25

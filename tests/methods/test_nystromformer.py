@@ -18,6 +18,20 @@ def stochastic(*shape: int, sharpness: float = 1.0) -> torch.Tensor:
     return (sharpness * logits).softmax(-1)
 
 
+def test_c14_tokens_of_a_segment_and_whole_segments_may_change_places():
+    """C14: the order of keys and values enters through the segments alone, and their order not at all."""
+    method = build("nystromformer", Shape(2, 5, 24), landmarks=6, pinv="exact")
+    q, k, v = (x.detach() for x in draw(2, method.shape))
+    wanted = method(q, k, v)
+    generator = torch.Generator().manual_seed(2)
+    within = torch.cat([4 * i + torch.randperm(4, generator=generator) for i in range(6)])
+    segments = (4 * torch.randperm(6, generator=generator)[:, None] + torch.arange(4)).flatten()
+    for order in (within, segments):
+        assert gap(method(q, k[:, :, order], v[:, :, order]), wanted) < 1e-9
+    across = torch.randperm(24, generator=generator)
+    assert gap(method(q, k[:, :, across], v[:, :, across]), wanted) > 1e-3
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_8_a_landmark_a_token_is_full_attention(padded):
     """Section 9, definition 8, and C2: m = N equals full attention, up to the error of the pseudoinverse."""
