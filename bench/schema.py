@@ -206,9 +206,10 @@ class HardwareConfig:
 
 @dataclass
 class SweepConfig:
-    """A union of grids: name of the grid -> axis -> its values."""
+    """A union of grids: name of the grid -> axis -> its values; a cell's limit where the command gives none."""
 
     name: str | None = None
+    timeout_s: float | None = None
     grids: dict[str, Any] = field(default_factory=dict)
 
 
