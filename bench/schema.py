@@ -69,12 +69,14 @@ class Positions(Enum):
 
 
 class Pooling(Enum):
-    """How a sequence becomes one vector: a learned token in front, or its real tokens."""
+    """How a sequence becomes one vector: tasks/heads.py."""
 
     cls = "cls"
     mean = "mean"
     first = "first"
     last = "last"
+    mean_with_padding = "mean_with_padding"
+    sum_over_length = "sum_over_length"
 
 
 class PooledNorm(Enum):

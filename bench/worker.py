@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -65,11 +65,18 @@ def cache_warnings(send: Send) -> Iterator[None]:
     with warnings.catch_warnings():
         to_log = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if issubclass(category, CacheWarning):
                 send({"event": "note", "text": str(message)})
             else:
-                to_log(message, category, *where)
+                to_log(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield

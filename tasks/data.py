@@ -219,8 +219,9 @@ def _to_datasets(table: Table) -> Any:
 def _store(folder: Path, table: Table, identity: Mapping[str, object]) -> None:
     import datasets
 
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by processes that were killed: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     quiet_before = datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

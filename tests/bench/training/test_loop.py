@@ -164,6 +164,15 @@ def test_float16_is_not_trained_in_where_it_has_not_been_tried():
     assert why_unsupported("mps", "float16").startswith("hardware.dtype=float16: training in it runs on")
 
 
+def test_bfloat16_is_not_emulated(monkeypatch):
+    native = True
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native)
+    assert why_unsupported("cuda:0", "bfloat16") is why_unsupported("cpu", "bfloat16") is None
+    native = False
+    assert why_unsupported("cuda:0", "bfloat16").startswith("hardware.dtype=bfloat16: this GPU would only emulate")
+    assert why_unsupported("cpu", "bfloat16") is None
+
+
 def learner(*overrides):
     cell = small(*overrides)
     task = build_task(cell)
