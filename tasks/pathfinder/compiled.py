@@ -54,7 +54,7 @@ def _jit(function: Function, parallel: bool) -> Function:
         made: Any = numba.njit(function, cache=folder is not None, nogil=True, parallel=parallel)
     finally:
         numba.config.CACHE_DIR = before
-    if folder is not None:
+    if folder is not None and not numba.config.DISABLE_JIT:
         made._cache.save_overload = _that_may_fail(made._cache.save_overload)
     kept: Function = made
     return kept
