@@ -98,7 +98,8 @@ def limits(cfg: DictConfig, isolation: str) -> Any:
     """How cells may run."""
     from bench.execute import Limits
 
-    return Limits(isolation, cfg.timeout_s, cfg.memory_limit_mib, cfg.checkpoint_s)
+    timeout_s = cfg.sweep.timeout_s if cfg.timeout_s is None else cfg.timeout_s
+    return Limits(isolation, timeout_s, cfg.memory_limit_mib, cfg.checkpoint_s)
 
 
 def _rerun(cfg: DictConfig) -> str:

@@ -85,6 +85,8 @@ def cell_from_settings(cfg: Config) -> Cell:
     # errors with a task are those on what a trained model's layers are given
     trains = task is not None and bool({"train", "error"} & set(passes))
     train = _train(cfg, batch_size, causal, processes) if trains else None
+    if train is not None and train.stratify and task_cls and task_cls.per_token:
+        raise Refused("task.train.stratify=true: this task has a target a token, not one class a sequence")
     split = train is not None and (train.accumulate > 1 or processes > 1)
     if split and cfg.model.pooled_norm.value == "batch" and not (task_cls and task_cls.per_token):
         raise Refused("model.pooled_norm=batch: needs whole batches, not pieces or shares; say none")

@@ -69,12 +69,14 @@ class Positions(Enum):
 
 
 class Pooling(Enum):
-    """How a sequence becomes one vector: a learned token in front, or its real tokens."""
+    """How a sequence becomes one vector: tasks/heads.py."""
 
     cls = "cls"
     mean = "mean"
     first = "first"
     last = "last"
+    mean_with_padding = "mean_with_padding"
+    sum_over_length = "sum_over_length"
 
 
 class PooledNorm(Enum):
@@ -206,9 +208,10 @@ class HardwareConfig:
 
 @dataclass
 class SweepConfig:
-    """A union of grids: name of the grid -> axis -> its values."""
+    """A union of grids: name of the grid -> axis -> its values; a cell's limit where the command gives none."""
 
     name: str | None = None
+    timeout_s: float | None = None
     grids: dict[str, Any] = field(default_factory=dict)
 
 

@@ -105,6 +105,7 @@ class Work:
     say: Callable[[str], None]
     bar: bool
     ceilings: dict[tuple[str, str, int], dict[str, float]] = field(default_factory=dict)
+    noted: set[str] = field(default_factory=set)
 
     def run(self, pending: Sequence[Planned]) -> None:
         """Run every cell that no other worker has, and at the end those whose worker was lost."""
@@ -146,7 +147,7 @@ class Work:
             record = {**blank, "status": "skipped", "reason": reason}
         else:
             checkpoint = self.store.checkpoint(item.cell.cell_id)
-            with turn(item.cell), Steps(self.bar) as steps:
+            with turn(item.cell), Steps(self.bar, self.noted) as steps:
                 ceiling = self._ceiling(item.cell) if "latency" in item.cell.measure.passes else {}
                 record = run_cell(item, self.limits, self.environment, self.store.run, steps, checkpoint)
             record["ceiling"] = ceiling
@@ -173,10 +174,13 @@ def _kind(cell: Cell) -> str:
 
 
 class Steps:
-    """The bar of a training run, under the bar of the cells; it shows up with the first step."""
+    """The bar of a training run, under the bar of the cells; it shows up with the first step.
 
-    def __init__(self, shown: bool) -> None:
-        self.shown = shown
+    noted: the notes that have been shown, by other cells as well.
+    """
+
+    def __init__(self, shown: bool, noted: set[str]) -> None:
+        self.shown, self.noted = shown, noted
         self.bar: Any = None
         self.started = time.perf_counter()
 
@@ -188,9 +192,11 @@ class Steps:
             self.bar.close()
 
     def __call__(self, message: dict[str, Any]) -> None:
-        """Take one progress message of a cell, or a note, which is always shown."""
+        """Take one progress message of a cell, or a note, which is always shown, and once."""
         if message["event"] == "note":
-            tqdm.write(f"attnbench: {message['text']}", file=sys.stderr)
+            if message["text"] not in self.noted:
+                tqdm.write(f"attnbench: {message['text']}", file=sys.stderr)
+            self.noted.add(message["text"])
             return
         if not self.shown:
             return

@@ -13,10 +13,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -31,7 +33,7 @@ from bench.process import die_with_parent
 from bench.training import distributed, loop
 from bench.training.checkpoint import Checkpoints
 from methods.registry import Unsupported
-from tasks.registry import MissingData
+from tasks.registry import CacheWarning, MissingData
 
 Job = dict[str, Any]
 Send = Callable[[dict[str, Any]], None]
@@ -48,13 +50,36 @@ def work(job: Job, send: Send) -> None:
             raise Unsupported(missing)
         for name in job["passes"]:
             started = time.perf_counter()
-            with unchanged():
+            with unchanged(), cache_warnings(send):
                 value = PASSES[name](cell, job, send)
             send({"event": "result", "pass": name, "value": value, "seconds": time.perf_counter() - started})
         send({"event": "done"})
     except BaseException as failure:
         status, reason = classify(failure)
         send({"event": "failed", "status": status, "reason": reason, "traceback": traceback.format_exc()})
+
+
+@contextmanager
+def cache_warnings(send: Send) -> Iterator[None]:
+    """Send what the data cache warns of as notes: a log that no one reads would swallow it."""
+    with warnings.catch_warnings():
+        to_log = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, CacheWarning):
+                send({"event": "note", "text": str(message)})
+            else:
+                to_log(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _latency(cell: Cell, job: Job, send: Send) -> dict[str, Any]:

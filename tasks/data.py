@@ -36,6 +36,10 @@ _DIGEST_ROWS = 1024  # converted at once
 ARROW_NUMBERS = 2**31 - 1
 
 
+class CacheWarning(UserWarning):
+    """The cache is damaged or cannot be written; the data are made nevertheless."""
+
+
 class DamagedCacheError(ValueError):
     """What lies in the cache is not what was written there."""
 
@@ -152,6 +156,7 @@ def _warn_unusable(name: str, error: Exception) -> None:
     warnings.warn(
         f"{name}: the data cache cannot be used ({type(error).__name__}: {reason}); generating in memory. "
         f"Set {CACHE_VARIABLE} to a writable folder with free space to keep generated data.",
+        CacheWarning,
         stacklevel=3,
     )
 
@@ -162,7 +167,7 @@ def _load_or_warn(folder: Path) -> Table | None:
     try:
         return _load(folder)
     except DamagedCacheError as error:
-        warnings.warn(f"{error}; generating it again", stacklevel=3)
+        warnings.warn(f"{error}; generating it again", CacheWarning, stacklevel=3)
         return None
 
 
@@ -214,8 +219,9 @@ def _to_datasets(table: Table) -> Any:
 def _store(folder: Path, table: Table, identity: Mapping[str, object]) -> None:
     import datasets
 
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by processes that were killed: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     quiet_before = datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

@@ -6,24 +6,26 @@ import torch
 from torch import Tensor, nn
 
 #: How a sequence becomes one vector: the output of a learned token that the model puts before it (LRA's CLS),
-#: the mean over real tokens, or the output at the first or the last real token.
-POOLINGS = ("cls", "mean", "first", "last")
+#: the mean over real tokens, or the output at the first or the last real token. Then what others call the mean:
+#: over all positions, padding included (LRA), and the real tokens' sum over the padded length (Nystromformer).
+POOLINGS = ("cls", "mean", "first", "last", "mean_with_padding", "sum_over_length")
 #: What is done to the vectors before the classifier.
 POOLED_NORMS = ("none", "batch")
 
 
 def pool(hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
-    """Reduce hidden states `[B, N, E]` to `[B, E]` over real tokens only; `padding` is True at pads.
+    """Reduce hidden states `[B, N, E]` to `[B, E]`; `padding` is True at pads, seen by `mean_with_padding` alone.
 
     `cls` is the first row, as `first` is: a model with a CLS gives its head that row alone.
     """
     if pooling in ("cls", "first"):
         return hidden[:, 0]
-    if padding is None:
-        return hidden.mean(dim=1) if pooling == "mean" else hidden[:, -1]
+    if padding is None or pooling == "mean_with_padding":
+        return hidden[:, -1] if pooling == "last" else hidden.mean(dim=1)
     real = (~padding).to(hidden.dtype)
-    if pooling == "mean":
-        return (hidden * real[..., None]).sum(dim=1) / real.sum(dim=1).clamp_min(1)[:, None]
+    if pooling != "last":
+        total = (hidden * real[..., None]).sum(dim=1)
+        return total / (hidden.shape[1] if pooling == "sum_over_length" else real.sum(dim=1).clamp_min(1)[:, None])
     last = hidden.shape[1] - 1 - real.flip(1).argmax(dim=1)  # there may be padding in the middle
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from tasks.base import IGNORE, Examples, MissingData, SplitName, Task, score
-from tasks.data import data_digest
+from tasks.data import CacheWarning, data_digest
 from tasks.heads import POOLINGS, SequenceHead, TokenHead
 
 __all__ = [
     "IGNORE",
     "POOLINGS",
     "TASKS",
+    "CacheWarning",
     "Examples",
     "MissingData",
     "SequenceHead",

@@ -154,7 +154,7 @@ class Source:
                 kind, data_files=[glob.escape(str(file))], split="train", streaming=True, **options
             )
             yield from self._batches(data, str(file))
-        except _UnexpectedError:
+        except UnexpectedError:
             raise
         except Exception as error:  # whatever the reader stumbles over
             raise ValueError(f"{file}: cannot be read as {file.suffix[1:]} ({_reason(error)})") from error
@@ -175,7 +175,7 @@ class Source:
     def _check_columns(self, features: Mapping[str, Any], where: str) -> None:
         if not all(name in features and _holds(features[name], kind) for name, kind in self.columns.items()):
             found = ", ".join(f"{name}: {_describe(feature)}" for name, feature in features.items())
-            raise _UnexpectedError(f"{where}: columns {found}; expected {self._expected()}")
+            raise UnexpectedError(f"{where}: columns {found}; expected {self._expected()}")
 
     def _expected(self) -> str:
         return ", ".join(f"{name}: {kind}" for name, kind in self.columns.items())
@@ -188,7 +188,7 @@ class Source:
             with file.open("rb") as lines:
                 fields = next(lines, b"\t" * (len(self.columns) - 1)).count(b"\t") + 1
             if fields != len(self.columns):
-                raise _UnexpectedError(f"{file}: {fields} tab-separated columns; expected {self._expected()}")
+                raise UnexpectedError(f"{file}: {fields} tab-separated columns; expected {self._expected()}")
         dtypes = {"string": "string", "class": "float64", "integer": "int64"}
         return {
             "delimiter": "\t",
@@ -204,7 +204,7 @@ class Source:
         }
 
 
-class _UnexpectedError(ValueError):
+class UnexpectedError(ValueError):
     """A file can be read, but does not hold what it should."""
 
 

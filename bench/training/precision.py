@@ -10,6 +10,8 @@ HALF = (torch.bfloat16, torch.float16)
 def why_unsupported(device: str, dtype: str) -> str | None:
     """Why a model cannot be trained in `dtype` on `device`, or None if it can."""
     kind = device.partition(":")[0]
+    if dtype == "bfloat16" and kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "hardware.dtype=bfloat16: this GPU would only emulate it; take float16"
     if dtype == "float16" and kind not in ("cpu", "cuda"):
         return f"hardware.dtype=float16: training in it runs on cpu and cuda, not on {kind}; take bfloat16"
     return None

@@ -1,12 +1,15 @@
 """Compiling with numba, the result kept on disk.
 
 numba looks at the file of a function only, and would go on using what it compiled of another file before an edit.
-Hence a folder of its own for each state of this package's sources, in the data cache.
+Hence a folder of its own for each state of this package's sources, in the data cache; where there can be none
+nothing is kept, since numba would take a folder beside the sources.
 """
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
+import warnings
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any, TypeVar
 import numba
 import torch
 
-from tasks.data import cache_root
+from tasks.data import CACHE_VARIABLE, CacheWarning, cache_root
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,15 +47,46 @@ def compiled_parallel(function: Function) -> Function:
 
 
 def _jit(function: Function, parallel: bool) -> Function:
+    folder = _folder()
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_root() / "compiled" / _version())
+    numba.config.CACHE_DIR = str(folder)
     try:
-        made: Function = numba.njit(function, cache=True, nogil=True, parallel=parallel)
-    except RuntimeError:  # no folder that can be written to
-        made = numba.njit(function, nogil=True, parallel=parallel)
+        made: Any = numba.njit(function, cache=folder is not None, nogil=True, parallel=parallel)
     finally:
         numba.config.CACHE_DIR = before
-    return made
+    if folder is not None and not numba.config.DISABLE_JIT:
+        made._cache.save_overload = _that_may_fail(made._cache.save_overload)
+    kept: Function = made
+    return kept
+
+
+def _that_may_fail(save: Callable[..., None]) -> Callable[..., None]:
+    """numba's saving, after which the code runs even where the disk is full."""
+
+    def tried(*args: Any) -> None:
+        try:
+            save(*args)
+        except OSError as error:
+            warnings.warn(
+                f"pathfinder: what was compiled cannot be kept ({error}), and will be compiled again next time. "
+                f"Set {CACHE_VARIABLE} to a writable folder with free space.",
+                CacheWarning,
+                stacklevel=2,
+            )
+
+    return tried
+
+
+@cache
+def _folder() -> Path | None:
+    """Where compiled code of the present sources is kept; None where nothing can be written."""
+    try:
+        folder = cache_root() / "compiled" / _version()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
+        return None
+    return folder
 
 
 @cache

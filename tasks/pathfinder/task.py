@@ -135,7 +135,8 @@ class Pathfinder(Task):
             for name, value in vars(self).items()
             if not name.startswith("_") and name != "mask_black"
         }
-        table = cached("pathfinder", {**identity, "total": total}, _SOURCES, lambda: self._generate(total))
+        sources = (*_SOURCES, type(self).__module__)
+        table = cached("pathfinder", {**identity, "total": total}, sources, lambda: self._generate(total))
         splits, end = {}, 0
         for name, count in self._counts.items():
             rows, end = slice(end, end + count), end + count

@@ -15,11 +15,14 @@ def test_pooling_by_loops() -> None:
         "first": [row[0] for row in hidden],
         "mean": [row[:n].mean(0) for row, n in zip(hidden, lengths, strict=True)],
         "last": [row[n - 1] for row, n in zip(hidden, lengths, strict=True)],
+        "mean_with_padding": [row.mean(0) for row in hidden],
+        "sum_over_length": [row[:n].sum(0) / 7 for row, n in zip(hidden, lengths, strict=True)],
     }
     assert set(wanted) == set(POOLINGS)
     for pooling, rows in wanted.items():
         assert torch.allclose(pool(hidden, padding, pooling), torch.stack(rows), atol=1e-6)
-    assert torch.allclose(pool(hidden, None, "mean"), hidden.mean(1))
+    for pooling in ("mean", "mean_with_padding", "sum_over_length"):
+        assert torch.allclose(pool(hidden, None, pooling), hidden.mean(1))
     assert torch.equal(pool(hidden, None, "last"), hidden[:, -1])
 
 
@@ -47,7 +50,7 @@ def test_pairs_by_hand(interaction: bool) -> None:
 
 def test_an_unknown_pooling_is_refused() -> None:
     for head in (SequenceHead, PairHead):
-        with pytest.raises(ValueError, match=r"^pooling='max': expected one of cls, mean, first, last$"):
+        with pytest.raises(ValueError, match=r"^pooling='max': expected one of cls, mean, first, last, mean_with"):
             head(4, 2, "max")
 
 

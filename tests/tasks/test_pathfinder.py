@@ -157,6 +157,24 @@ def test_threads_do_not_change_images() -> None:
         numba.set_num_threads(before)
 
 
+def test_every_module_that_makes_images_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an edit of any of them, or of a class derived from ours, makes the images anew."""
+    asked: list[set[str]] = []
+
+    def cached(name: str, identity: object, sources: tuple[str, ...], build: object) -> dict[str, np.ndarray]:
+        asked.append(set(sources))
+        return {"tokens": np.zeros((100, 64), dtype=np.uint8), "targets": np.zeros(100, dtype=np.uint8)}
+
+    class Own(Pathfinder):
+        pass
+
+    monkeypatch.setattr("tasks.pathfinder.task.cached", cached)
+    Own(seq_len=64, seed=0, seed_distance=1, **FEW).examples("dev")
+    of_the_package = {path.stem for path in Path(check.__file__).parent.glob("*.py")}
+    making = of_the_package - {"__init__", "check", "compiled"}
+    assert asked == [{f"tasks.pathfinder.{stem}" for stem in making} | {"tasks.seeds", __name__}]
+
+
 def test_black_pixels_may_be_padding() -> None:
     plain = Pathfinder(seq_len=256, seed=0, **SMALL, **FEW).examples("dev")
     masked = Pathfinder(seq_len=256, seed=0, mask_black=True, **SMALL, **FEW).examples("dev")

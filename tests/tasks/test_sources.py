@@ -57,6 +57,13 @@ def test_the_hub_s_layout_is_found_and_its_parts_are_joined(imdb: Path) -> None:
     assert small(clone.parent).why_missing() is None
 
 
+def test_a_download_of_the_hub_s_tsv_files_is_found(tmp_path: Path) -> None:
+    where = tmp_path / "aan" / "data" / "aan"
+    folders.aan(where, rows=10)
+    assert AAN.why_missing(str(tmp_path)) is None
+    assert AAN.local_files("eval", str(tmp_path)) == [where / "new_aan_pairs.eval.tsv"]
+
+
 def test_a_folder_s_name_is_no_pattern(imdb: Path) -> None:
     odd = imdb.rename(imdb.with_name("im[d]b *?"))
     assert len(read(IMDB.open("train", str(odd)), "text")) == 40

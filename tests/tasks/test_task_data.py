@@ -156,6 +156,18 @@ def test_a_full_disk_is_done_without(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert [p for p in (cache / "things").iterdir() if p.is_dir()] == []
 
 
+def test_what_a_killed_process_had_begun_to_write_goes(cache: Path) -> None:
+    maker = Maker()
+    get(maker)
+    whole = entry(cache)
+    left = whole.with_name(f".{whole.name}.99999")
+    whole.rename(left)
+    get(maker)
+    assert maker.calls == 2
+    assert whole.is_dir()
+    assert not left.exists()
+
+
 def test_a_folder_that_can_be_read_but_not_written_still_serves(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

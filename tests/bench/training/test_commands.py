@@ -95,6 +95,7 @@ def test_torchrun_refuses_in_one_line():
             "task.train.accumulate=65",
             "task.train.accumulate=65: expected at most one piece for each of the batch's 64 rows",
         ),
+        ("task.train.stratify=true", "task.train.stratify=true: this task has a target a token"),
         ("task.train.patience=0", "task.train.patience=0: expected a number >= 1"),
         ("task.train.eval_batch_size=0", "task.train.eval_batch_size=0: expected a number >= 1"),
         ("task.train.pretrain=mlm", "mlm"),

@@ -78,8 +78,9 @@ def test_stratified_training_is_another_run_of_the_same_data():
     pair = of_task("Pair")
     plain, stratified = (train(small(pair, f"task.train.stratify={flag}"), quiet) for flag in ("false", "true"))
     assert losses(plain) != losses(stratified)
+    rows = build_task(small(of_task("Ragged"))).examples("train")
     with pytest.raises(ValueError, match=r"task.train.stratify=true: this task has a target a token"):
-        train(small(of_task("Ragged"), "task.train.stratify=true"), quiet)
+        Batches(rows, 9, 0, Group(), stratify=True)
 
 
 def test_evaluation_counts_every_target():
@@ -162,6 +163,15 @@ def test_precision(dtype):
 def test_float16_is_not_trained_in_where_it_has_not_been_tried():
     assert why_unsupported("cpu", "float16") is why_unsupported("cuda:1", "float16") is None
     assert why_unsupported("mps", "float16").startswith("hardware.dtype=float16: training in it runs on")
+
+
+def test_bfloat16_is_not_emulated(monkeypatch):
+    native = True
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native)
+    assert why_unsupported("cuda:0", "bfloat16") is why_unsupported("cpu", "bfloat16") is None
+    native = False
+    assert why_unsupported("cuda:0", "bfloat16").startswith("hardware.dtype=bfloat16: this GPU would only emulate")
+    assert why_unsupported("cpu", "bfloat16") is None
 
 
 def learner(*overrides):
