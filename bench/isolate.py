@@ -36,6 +36,9 @@ PRELOAD = [
     *(target.rpartition(".")[0] for target in METHODS.values()),
 ]
 
+#: Another harness in the working directory would be imported before this one, and measured in its place.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
 GRACE_S = 5.0
 """How long a process that has closed its channel may take to exit."""
 
@@ -73,6 +76,7 @@ class Forked:
         # the server does not inherit sys.path, and has to import what it preloads
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
+        os.environ |= SAFE_PATH
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         self._reader, writer = context.Pipe(duplex=False)
@@ -101,7 +105,8 @@ class Spawned:
 
     def __init__(self, job: dict[str, Any]) -> None:
         # what the parent can import, the child can: a user's method may lie anywhere
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        paths = os.pathsep.join(path for path in sys.path if path)
+        environment = {**os.environ, **SAFE_PATH, "PYTHONPATH": paths}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker"],
             stdin=subprocess.PIPE,
@@ -111,7 +116,7 @@ class Spawned:
             start_new_session=True,
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job).encode())
+        self._process.stdin.write(json.dumps({**job, "parent": os.getpid()}).encode())
         self._process.stdin.close()
         self.pid = self._process.pid
 

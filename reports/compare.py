@@ -85,10 +85,17 @@ class Comparison:
 
 
 def compare(
-    before: Run, after: Run, *, threshold: float = THRESHOLD, ignore: Sequence[str] = (), shape: bool = False
+    before: Run,
+    after: Run,
+    *,
+    threshold: float = THRESHOLD,
+    ignore: Sequence[str] = (),
+    shape: bool = False,
+    part: bool = False,
 ) -> Comparison:
     """Match the cells of two runs and judge each figure; shape: how the cells ended, and nothing else.
 
+    part: `after` is of some of the cells only, and those it lacks are not named.
     ignore: axes in which cells may differ and still be the same, `threads` say. ReportError for an
     axis that is none, or when without it two cells of a set are alike.
     """
@@ -102,8 +109,8 @@ def compare(
     changes: list[Change] = []
     for key in both:
         changes += _judge(old[key], new[key], samples, threshold, shape)
-    names = [[_name(rows[key]) for key in rows if key not in both] for rows in (old, new)]
-    return Comparison(len(both), changes, *names)
+    gone = [] if part else [_name(row) for key, row in old.items() if key not in new]
+    return Comparison(len(both), changes, gone, [_name(row) for key, row in new.items() if key not in old])
 
 
 def _cells(run: Run, axes: Sequence[str]) -> dict[Key, Row]:
@@ -240,6 +247,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--ignore", default="", help="axes in which the same cell may differ: threads,device")
     parser.add_argument("--shape", action="store_true", help="only which cells there are, and how they ended")
+    parser.add_argument(
+        "--part", action="store_true", help="the second has a part of the first's cells: none is missed"
+    )
     parser.add_argument("--all", action="store_true", help="print what did not change, too")
     options = parser.parse_args(arguments)
     if not 0 <= options.threshold < 1:
@@ -251,6 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
             threshold=options.threshold,
             ignore=[axis for axis in options.ignore.split(",") if axis],
             shape=options.shape,
+            part=options.part,
         )
     except ReportError as error:
         print(f"reports.compare: {error}", file=sys.stderr)

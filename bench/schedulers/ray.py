@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -21,16 +22,17 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
         ray = import_module("ray")
     except ImportError as error:
         raise BenchError("ray is not installed: pip install ray") from error
-    ray.init(address=address, log_to_driver=False, configure_logging=False)
+    if address is None:  # its worth of CPUs is one cell at a time: two at once would measure each other
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        where = {"num_cpus": 1, "include_dashboard": False}
+    else:
+        where = {"address": address}
+    ray.init(**where, log_to_driver=False, configure_logging=False)
     try:
         pending: dict[Any, str] = {}
         for needs, cells in kinds.items():
-            task = ray.remote(run).options(
-                num_cpus=needs.cpus,
-                num_gpus=0 if needs.device == "cpu" else 1,
-                memory=needs.memory_mib * 2**20,
-                max_retries=RETRIES,
-            )
+            wanted = {"num_cpus": 1} if address is None else _resources(needs)
+            task = ray.remote(run).options(max_retries=RETRIES, **wanted)
             pending |= {task.remote(command(folder, cell)): cell for cell in cells}
         while pending:
             done, _ = ray.wait(list(pending))
@@ -42,3 +44,9 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
                     yield cell, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         ray.shutdown()
+
+
+def _resources(needs: Needs) -> dict[str, int]:
+    """What a task asks of a cluster; it waits for a node that has it."""
+    gpus = 0 if needs.device == "cpu" else 1
+    return {"num_cpus": needs.cpus, "num_gpus": gpus, "memory": needs.memory_mib * 2**20}

@@ -133,3 +133,13 @@ def test_disk_trouble_is_one_line(tmp_path):
     assert ran.returncode == 1
     assert ran.stderr.startswith("attnbench: cannot write")
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("isolation", ["forkserver", "subprocess"])
+def test_a_harness_in_the_working_directory_is_not_taken_for_ours(tmp_path, isolation):
+    for package in ("bench", "methods"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise ImportError('another harness')")
+    command = [sys.executable, str(ROOT / "bench" / "run.py"), *FAST, f"isolation={isolation}", "results_dir=."]
+    ran = subprocess.run([*command, "measure.passes=[memory]"], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

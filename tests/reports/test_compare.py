@@ -104,6 +104,18 @@ def test_cells_of_one_set_only_and_shape(tmp_path: Path, capsys: pytest.CaptureF
     assert main([str(before), str(before), "--shape"]) == 0
 
 
+def test_a_part_of_a_set_lacks_nothing_but_may_have_nothing_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(tmp_path / "a", speedups={"performer": 2.0, "longformer": 3.0})
+    part = run(tmp_path / "b", speedups={"performer": 2.0})
+    assert main([str(whole), str(part), "--shape"]) == 1
+    assert main([str(whole), str(part), "--shape", "--part"]) == 0
+    assert "gone   longformer" in capsys.readouterr().out  # the first time only
+    assert main([str(part), str(whole), "--shape", "--part"]) == 1
+    assert "new    longformer" in capsys.readouterr().out
+
+
 def test_other_machines_are_matched_by_what_is_not_ignored(tmp_path: Path) -> None:
     before = run(tmp_path / "a", speedups={"performer": 2.0}, threads=2)
     after = run(tmp_path / "b", speedups={"performer": 2.0}, threads=8)
