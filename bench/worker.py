@@ -146,7 +146,7 @@ def let_server_end() -> None:
     Multiprocessing hands each child the line by which the server knows that somebody still wants it; held here, a
     harness that is killed would leave both behind until the cell is done.
     """
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     os.close(server._forkserver_alive_fd)
     server._forkserver_alive_fd = None
 

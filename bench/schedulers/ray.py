@@ -22,11 +22,10 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
         ray = import_module("ray")
     except ImportError as error:
         raise BenchError("ray is not installed: pip install ray") from error
+    where: dict[str, Any] = {"address": address}
     if address is None:  # its worth of CPUs is one cell at a time: two at once would measure each other
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         where = {"num_cpus": 1, "include_dashboard": False}
-    else:
-        where = {"address": address}
     ray.init(**where, log_to_driver=False, configure_logging=False)
     try:
         pending: dict[Any, str] = {}
