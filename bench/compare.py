@@ -81,7 +81,7 @@ def measured(names: Sequence[str], overrides: Sequence[str]) -> list[Path]:
             code = subprocess.run(command, cwd=tree, check=False).returncode  # an older one may import from there
         if code == INTERRUPTED:
             raise KeyboardInterrupt
-        if code > 1:
+        if code not in (0, 1):
             raise Refused(f"{side}: bench/run.py of {commit[:9]} ended with code {code}; its reason is above")
         folders.append(results / f"{run}-{side}")
     return folders

@@ -30,7 +30,9 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
     try:
         pending: dict[Any, str] = {}
         for needs, cells in kinds.items():
-            wanted = {"num_cpus": 1} if address is None else _resources(needs)
+            wanted = {"num_gpus": 0 if needs.device == "cpu" else 1, "num_cpus": 1}
+            if address is not None:  # it waits for a node that has this
+                wanted |= {"num_cpus": needs.cpus, "memory": needs.memory_mib * 2**20}
             task = ray.remote(run).options(max_retries=RETRIES, **wanted)
             pending |= {task.remote(command(folder, cell)): cell for cell in cells}
         while pending:
@@ -43,9 +45,3 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
                     yield cell, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         ray.shutdown()
-
-
-def _resources(needs: Needs) -> dict[str, int]:
-    """What a task asks of a cluster; it waits for a node that has it."""
-    gpus = 0 if needs.device == "cpu" else 1
-    return {"num_cpus": needs.cpus, "num_gpus": gpus, "memory": needs.memory_mib * 2**20}

@@ -14,12 +14,7 @@ from tests.clusters import slurm
 ASKED = "ATTNBENCH_CLUSTERS"
 
 #: Engine -> the module that it needs, if any.
-MODULES = {
-    "shards": None,
-    "submitit": "hydra_plugins.hydra_submitit_launcher",
-    "ray": "ray",
-    "dask": "distributed",
-}
+MODULES = {"shards": None, "submitit": "submitit", "ray": "ray", "dask": "distributed"}
 ENGINES = [*MODULES, "slurm"]
 
 
@@ -31,9 +26,9 @@ def absent(engine: str) -> str:
     if engine == "slurm":
         return slurm.missing()
     module = MODULES[engine]
-    if module is None or importlib.util.find_spec(module.partition(".")[0]) is not None:
+    if module is None or importlib.util.find_spec(module) is not None:
         return ""
-    return f"{engine} is an extra that is not installed: pip install 'attnbench[{engine}]'"
+    return f"{module} is not installed; `make clusters` does it"
 
 
 @pytest.fixture
