@@ -34,7 +34,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets beside each other: the changes of the cells in both, and the names of the cells in one only."""
+    """Two sets beside each other: the changes of the rows in both, and the names of those in one only."""
 
     matched: int
     changes: list[Change]
@@ -182,7 +182,7 @@ def text(found: Comparison, threshold: float, everything: bool) -> str:
     lines += [f"gone   {name}" for name in found.only_before] + [f"new    {name}" for name in found.only_after]
     counts = {verdict: sum(c.verdict == verdict for c in found.changes) for verdict in order}
     lines.append(
-        f"{plural(found.matched, 'cell')} in both, {len(found.only_before)} gone, {len(found.only_after)} new; "
+        f"{plural(found.matched, 'row')} in both, {len(found.only_before)} gone, {len(found.only_after)} new; "
         f"of {plural(len(found.changes), 'figure')} {counts['same']} are the same within noise, "
         f"{counts['better']} better, {counts['worse']} worse, "
         f"{len(found.regressions)} by more than {threshold:.0%}"

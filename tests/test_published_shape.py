@@ -13,14 +13,15 @@ from bench import compare
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "results" / "reference-quick"
 
-#: Of the sweep `quick`: costs in both modes and errors, and a training with its costs.
+#: Of the sweep `quick`: a method's costs in both modes and its errors, and the cost of a model's training step.
+OTHERS = ("forward", "train", "error", "copying")
 PARTS = (
     ["method=nystromformer", "seq_len=1024", "task=none"],
-    ["method=linformer", "task=copying", *(f"~sweep.grids.{name}" for name in ("forward", "train", "error"))],
+    ["method=linformer", "task=copying", *(f"~sweep.grids.{name}" for name in OTHERS)],
 )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # ten seconds on a machine that is free
 def test_a_part_of_the_published_run_has_its_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for part in PARTS:
         line = [
@@ -37,4 +38,4 @@ def test_a_part_of_the_published_run_has_its_shape(tmp_path: Path, capfd: pytest
     said = capfd.readouterr().out
     assert code == 0, said
     assert "0 gone, 0 new" in said
-    assert int(said.split(" cells in both")[0].split()[-1]) >= 4, said
+    assert int(said.split(" rows in both")[0].split()[-1]) >= 3 + 6 * 3, said  # costs, and errors at three norms
