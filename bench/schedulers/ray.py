@@ -25,6 +25,7 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
     where: dict[str, Any] = {"address": address}
     if address is None:  # its worth of CPUs is one cell at a time: two at once would measure each other
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: anything else would go first
         where = {"num_cpus": 1, "include_dashboard": False}
     ray.init(**where, log_to_driver=False, configure_logging=False)
     try:

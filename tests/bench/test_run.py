@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import cli
+from bench.errors import Refused
 from methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,12 @@ def test_multirun_goes_on_after_a_failure_and_collects(tmp_path):
         ("sdpa", "true"): "ok",
         ("sdpa", "false"): "ok",
     }
+
+
+def test_a_launcher_of_hydra_can_be_chosen():
+    cli.check(["--multirun", "hydra/launcher=basic", "method=linear", "seq_len=64"])
+    with pytest.raises(Refused, match="nonsense"):
+        cli.check(["--multirun", "hydra/launcher=nonsense", "method=linear"])
 
 
 def test_help_and_cfg_are_useful():
