@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,8 +37,8 @@ PRELOAD = [
     *(target.rpartition(".")[0] for target in METHODS.values()),
 ]
 
-#: Another harness in the working directory would be imported before this one, and measured in its place.
-SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Without it another harness in the working directory is imported before this one, and measured in its place."""
 
 GRACE_S = 5.0
 """How long a process that has closed its channel may take to exit."""
@@ -67,6 +68,19 @@ class Child(Protocol):
         """The exit code (negative for a signal), or None if it has not exited in time."""
 
 
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """`SAFE_PATH` is set for what starts in this block; what the user's own commands inherit stays as it was."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(SAFE_PATH)
+        if before is not None:
+            os.environ[SAFE_PATH] = before
+
+
 class Forked:
     """A child of the fork server."""
 
@@ -76,12 +90,12 @@ class Forked:
         # the server does not inherit sys.path, and has to import what it preloads
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
-        os.environ |= SAFE_PATH
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         self._reader, writer = context.Pipe(duplex=False)
         self._process = context.Process(target=worker.forked, args=(writer, job))
-        self._process.start()
+        with safe_path():
+            self._process.start()
         writer.close()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -106,7 +120,7 @@ class Spawned:
     def __init__(self, job: dict[str, Any]) -> None:
         # what the parent can import, the child can: a user's method may lie anywhere
         paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, **SAFE_PATH, "PYTHONPATH": paths}
+        environment = {**os.environ, SAFE_PATH: "1", "PYTHONPATH": paths}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker"],
             stdin=subprocess.PIPE,
