@@ -5,11 +5,12 @@ SWEEP  ?= quick
 RUN    ?= $(SWEEP)
 ARGS   ?=
 ALLOCATOR ?= default
+ENGINES ?= all
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep report published peers selfbench test lint format clean
+.PHONY: help setup sweep report published peers selfbench clusters test lint format clean
 
 help:  ## list the targets
 	@echo "make TARGET [SWEEP=quick] [RUN=folder under results/] [ARGS='overrides of the configuration']"
@@ -43,6 +44,10 @@ peers: $(READY)  ## ours and third-party code side by side, paired with SDPA [AL
 
 selfbench: $(READY)  ## the harness's own speed against its limits [ARGS='--pairs 200']
 	@$(BIN)/python -m bench.selfbench $(ARGS)
+
+clusters: $(READY)  ## the same sweep on real SLURM, Ray, Dask, submitit and shards, with kills [ENGINES=ray,dask]
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[slurm,ray,dask]'
+	ATTNBENCH_CLUSTERS=$(ENGINES) $(BIN)/python -m pytest -rs tests/clusters $(ARGS)
 
 test: $(READY)  ## run the tests, a process a core up to four
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)

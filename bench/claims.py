@@ -84,6 +84,16 @@ class Claims:
         owner = self._owner(path)
         return f"{owner.get('host')}, process {owner.get('pid')}" if owner and not self._lost(path) else None
 
+    def outlived(self, cell_id: str) -> bool:
+        """Wait until it is known whether the cell's worker lives, a lease at most; whether the cell is free."""
+        path = self.folder / cell_id
+        seen = self._mark(path)
+        while self.holder(cell_id) is not None:
+            if self._mark(path) not in (seen, None):
+                return False  # renewed, or taken by another
+            time.sleep(min(1.0, self.beat_s))
+        return True
+
     def _take(self, path: Path) -> bool:
         if self._create(path):
             return True

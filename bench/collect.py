@@ -82,6 +82,7 @@ def rows_of(record: dict[str, Any]) -> Iterator[tuple[str, Row]]:
             "elapsed_s",
             "overhead_s",
             "code_fingerprint",
+            "commit",
         )
     }
     outcome["parameters_flag"] = outside(outcome["parameters_ratio"])

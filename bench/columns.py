@@ -72,6 +72,7 @@ OUTCOME: Columns = {
     "elapsed_s": float,
     "overhead_s": float,
     "code_fingerprint": str,
+    "commit": str,
 }
 
 MEMORY: Columns = {

@@ -85,7 +85,7 @@ def typed(cfg: DictConfig) -> Config:
 
 def _is_composed(override: str) -> bool:
     """Whether Hydra itself has to apply it: a group, an addition or removal, a key of Hydra's own."""
-    return key_of(override) in GROUPS or override.startswith(("~", "+", "hydra."))
+    return key_of(override) in GROUPS or override.startswith(("~", "+", "hydra.", "hydra/"))
 
 
 def key_of(override: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -30,6 +32,7 @@ def capture(device: str) -> dict[str, str]:
         "physical_cores": str(psutil.cpu_count(logical=False)),
         "caches": _caches(),
         "governor": _read(_SYSTEM / "cpu0/cpufreq/scaling_governor"),
+        "highest_clock_khz": _read(_SYSTEM / "cpu0/cpufreq/cpuinfo_max_freq"),
         "container_cpus": _quota(_read(_CGROUP / "cpu.max")),
         "container_memory_mib": _mebibytes(_read(_CGROUP / "memory.max")),
         "memory_mib": str(psutil.virtual_memory().total // 2**20),
@@ -38,6 +41,7 @@ def capture(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "blas": _blas(),
+        "math_libraries": _math_libraries(torch.__config__.show()),
         "parallel": _parallel(),
         "torch_commit": str(torch.version.git_version),
         "device": device,
@@ -55,6 +59,22 @@ def capture(device: str) -> dict[str, str]:
         if variable in os.environ:
             found[f"env_{variable}"] = os.environ[variable]
     return found
+
+
+@cache
+def commit() -> str | None:
+    """The commit of this harness, `e29c008f1b2a` or `e29c008f1b2a-dirty`; None where it is no git checkout.
+
+    Each row has its own and env_id none: a commit that changes no source behind a cell does not part its rows.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of another user
+        return None
 
 
 def env_id(environment: dict[str, str]) -> str:
@@ -117,6 +137,13 @@ def _driver() -> str:
 
 def _blas() -> str:
     return "mkl" if torch.backends.mkl.is_available() else "other"  # type: ignore[no-untyped-call]
+
+
+def _math_libraries(built_with: str) -> str:
+    """The versions of BLAS and of oneDNN (MKL-DNN) in what torch says of its build."""
+    lines = [line.strip(" -") for line in built_with.splitlines()]
+    found = [line for line in lines if line.startswith(("Intel(R) ", "OpenBLAS", "Accelerate"))]
+    return "; ".join(line.partition(" (Git")[0].partition("-Product")[0] for line in found) or UNKNOWN
 
 
 def _version(package: str) -> str:

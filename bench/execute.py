@@ -13,7 +13,7 @@ import psutil
 
 from bench import isolate, torchrun
 from bench.cell import RECORD_VERSION, Cell
-from bench.environment import env_id
+from bench.environment import commit, env_id
 from bench.errors import BenchError
 from bench.fingerprint import fingerprint
 from bench.match import reached
@@ -164,4 +164,5 @@ def new_record(planned: Planned, environment: dict[str, str], run: str) -> dict[
         "elapsed_s": 0.0,
         "overhead_s": 0.0,
         "code_fingerprint": fingerprint(cell),
+        "commit": commit(),
     }

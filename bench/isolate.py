@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,9 @@ PRELOAD = [
     "bench.cli",
     *(target.rpartition(".")[0] for target in METHODS.values()),
 ]
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Without it another harness in the working directory is imported before this one, and measured in its place."""
 
 GRACE_S = 5.0
 """How long a process that has closed its channel may take to exit."""
@@ -64,6 +68,19 @@ class Child(Protocol):
         """The exit code (negative for a signal), or None if it has not exited in time."""
 
 
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """`SAFE_PATH` is set for what starts in this block; what the user's own commands inherit stays as it was."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(SAFE_PATH)
+        if before is not None:
+            os.environ[SAFE_PATH] = before
+
+
 class Forked:
     """A child of the fork server."""
 
@@ -77,7 +94,8 @@ class Forked:
         context.set_forkserver_preload(PRELOAD)
         self._reader, writer = context.Pipe(duplex=False)
         self._process = context.Process(target=worker.forked, args=(writer, job))
-        self._process.start()
+        with safe_path():
+            self._process.start()
         writer.close()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -101,7 +119,8 @@ class Spawned:
 
     def __init__(self, job: dict[str, Any]) -> None:
         # what the parent can import, the child can: a user's method may lie anywhere
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        paths = os.pathsep.join(path for path in sys.path if path)
+        environment = {**os.environ, SAFE_PATH: "1", "PYTHONPATH": paths}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker"],
             stdin=subprocess.PIPE,
@@ -111,7 +130,7 @@ class Spawned:
             start_new_session=True,
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job).encode())
+        self._process.stdin.write(json.dumps({**job, "parent": os.getpid()}).encode())
         self._process.stdin.close()
         self.pid = self._process.pid
 

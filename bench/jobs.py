@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import ceil
 
 from bench.build import facts
@@ -71,29 +71,47 @@ def planned(store: Store, cell_ids: Iterable[str]) -> list[tuple[Planned, Limits
     return found
 
 
-def run_planned(store: Store, cell_ids: Sequence[str], own: Limits) -> list[str]:
-    """Run published cells that are not done; a line for each that another worker has. No tables are written."""
+def run_planned(store: Store, cell_ids: Sequence[str]) -> list[str]:
+    """Run published cells that are not done; a line for each that another worker has. No tables are written.
+
+    A claim that may be a lost worker's is waited for. KeyboardInterrupt when it comes in the middle: the cell in
+    flight is left to whoever comes next.
+    """
     alike: dict[Limits, list[Planned]] = defaultdict(list)  # one look at the machine for all of them
     for item, limits in planned(store, cell_ids):
-        alike[replace(limits, isolation=own.isolation)].append(item)
+        alike[limits].append(item)
     left = []
     for limits, items in alike.items():
-        left += run_plan(items, store, limits, "none", bar=False, tables=False).elsewhere
+        elsewhere = _run(items, store, limits)
+        if elsewhere and any(_is_lost(store, item.cell.cell_id) for item in items):
+            elsewhere = _run(items, store, limits)
+        left += elsewhere
     return left
+
+
+def _run(items: Sequence[Planned], store: Store, limits: Limits) -> list[str]:
+    summary = run_plan(items, store, limits, "none", bar=False, tables=False)
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    return summary.elsewhere
+
+
+def _is_lost(store: Store, cell_id: str) -> bool:
+    """Whether a cell has neither a record nor a worker that lives; known after a lease at most."""
+    return store.read(cell_id) is None and store.claims.outlived(cell_id) and store.read(cell_id) is None
 
 
 def finish(store: Store) -> str:
     """Give every published cell that has no record one that says so, and write the tables; a line on both."""
-    lost = []
-    for cell_id in store.planned_ids():
-        if store.read(cell_id) is None and store.claims.holder(cell_id) is None:
-            lost.append(cell_id)
+    lost = [cell_id for cell_id in store.planned_ids() if _is_lost(store, cell_id)]
     if lost:
         items = planned(store, lost)
         environment = capture_environment(items[0][0].cell, Limits())
         store.write_environment(env_id(environment), environment)
         for item, _ in items:
-            record = new_record(item, environment, store.run)
-            store.write_record({**record, "reason": "its job ended without a record: killed, or never started"})
+            with store.claims.taken(item.cell.cell_id) as ours:
+                if ours:
+                    reason = "its job ended without a record: killed, or never started"
+                    store.write_record({**new_record(item, environment, store.run), "reason": reason})
     collect(store)
     return f"{len(store.planned_ids())} cells planned, {len(lost)} of them lost; rows in {store.folder}/*.csv"

@@ -4,7 +4,7 @@
     python bench/one.py results/night --finish                       rows for cells that were lost, then the tables
 
 Workers need to share nothing but the folder. Exit code 0: every cell has its record, however it ended. 1: another
-worker has one of them, or a record could not be written. 2: a cell is not in the folder's plan.
+worker has one of them, a record could not be written, or a cell is not in the folder's plan. 130: interrupted.
 """
 
 import argparse
@@ -15,8 +15,7 @@ from pathlib import Path
 sys.path[:1] = [str(Path(__file__).resolve().parents[1]), str(Path.cwd())]
 
 from bench.errors import BenchError  # noqa: E402
-from bench.execute import Limits  # noqa: E402
-from bench.process import end_as_if_interrupted  # noqa: E402
+from bench.process import die_with_parent, end_as_if_interrupted  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,10 +26,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="results/RUN")
     parser.add_argument("cells", nargs="*", metavar="CELL_ID")
     parser.add_argument("--finish", action="store_true", help="give lost cells a row, and write the tables")
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="end when the process that started this one does (Linux)"
+    )
     options = parser.parse_args(arguments)
     if bool(options.cells) == options.finish:
         parser.error("expected ids of cells, or --finish")
     end_as_if_interrupted()
+    if options.die_with_parent:
+        die_with_parent()
     from bench.jobs import finish, run_planned
     from bench.store import Store
 
@@ -39,10 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.finish:
             print(finish(store))
             return 0
-        left = run_planned(store, options.cells, Limits(isolation="subprocess"))
+        left = run_planned(store, options.cells)
     except BenchError as error:
         print(f"attnbench: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("attnbench: interrupted; finished cells are kept, the others are free", file=sys.stderr)
+        return 130
     for line in left:
         print(f"attnbench: another worker runs {line}", file=sys.stderr)
     return 1 if left else 0

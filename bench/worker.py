@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -153,7 +154,7 @@ def limit_memory(limit_mib: float | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def detach(log: str) -> None:
+def detach(log: str, parent: int | None = None) -> None:
     """Own process group, so that a kill takes all; print to a log; die with the parent."""
     if hasattr(os, "setsid") and os.getsid(0) != os.getpid():
         os.setsid()
@@ -161,12 +162,24 @@ def detach(log: str) -> None:
     sys.stdout.flush()
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    die_with_parent()
+    die_with_parent(parent)
+
+
+def let_server_end() -> None:
+    """Let the fork server end with the harness, and this process with the server, though a cell is running.
+
+    Multiprocessing hands each child the line by which the server knows that somebody still wants it; held here, a
+    harness that is killed would leave both behind until the cell is done.
+    """
+    server: Any = forkserver._forkserver
+    os.close(server._forkserver_alive_fd)
+    server._forkserver_alive_fd = None
 
 
 def forked(connection: Any, job: dict[str, Any]) -> None:
     """Entry of a process that the fork server made; messages go through a multiprocessing connection."""
     detach(job["log"])
+    let_server_end()
     work(job, lambda message: connection.send_bytes(json.dumps(message).encode()))
     connection.close()
 
@@ -175,7 +188,7 @@ def main() -> None:
     """Entry of `python -m bench.worker`: the job on standard input, messages as lines on standard output."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     job = json.load(sys.stdin)
-    detach(job["log"])
+    detach(job["log"], job["parent"])  # which may have been killed while we imported torch
 
     def send(message: dict[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")

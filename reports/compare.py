@@ -2,7 +2,8 @@
 
 The sets may come from two commits on one machine, or from two machines. Cells are matched by their axes. Times are
 compared by the speedup over the baseline, measured in the same rounds, which cancels what the machines, or two
-moments of one, differ in; peaks as they are; accuracies by Newcombe's interval for a difference of proportions.
+moments of one, differ in; peaks and approximation errors as they are; accuracies by Newcombe's interval for a
+difference of proportions.
 
 Exit code 0: nothing is worse by more than the threshold. 1: something is. 2: the sets cannot be compared.
 """
@@ -15,63 +16,25 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reports.changes import SAME_ERROR, SAME_PEAK_MIB, Change, Verdict, difference, growth, number, quotient
 from reports.load import ReportError, Run, load
 from reports.points import Row, records
 from reports.schema import AXES
 from reports.text import plural
 
 THRESHOLD = 0.05
-CONFIDENCE = 0.95
-RESAMPLES = 2000
 
-#: Peaks that differ by less are the same: what the kernel's marks may lag behind (docs/metrics.md).
-SAME_PEAK_MIB = 0.25
-
-Verdict = Literal["worse", "better", "same"]
 Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Change:
-    """What became of one figure of one cell.
-
-    value: after / before of a speedup or a peak, after - before of an accuracy, with its interval (NaN for a peak,
-    which has none). status: set when the cell ended differently, and then there is no value.
-    """
-
-    cell: str
-    figure: str
-    verdict: Verdict
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    status: str = ""
-    large: bool = True
-
-    @property
-    def regression(self) -> bool:
-        """Worse by more than the threshold, and beyond the noise."""
-        return self.verdict == "worse" and self.large
-
-    def line(self) -> str:
-        """One line of the printed table."""
-        if self.status:
-            return f"{self.verdict:<7}{self.cell:<58} {self.status}"
-        sign = "" if self.figure in ("speedup", "peak") else "+" if self.value > 0 else ""
-        unit = "" if self.figure == "accuracy" else "x"
-        spread = "" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.verdict:<7}{self.cell:<58} {self.figure} {sign}{self.value:.3f}{unit}{spread}"
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Two sets beside each other: the changes of the cells in both, and the names of the cells in one only."""
+    """Two sets beside each other: the changes of the rows in both, and the names of those in one only."""
 
     matched: int
     changes: list[Change]
@@ -85,10 +48,17 @@ class Comparison:
 
 
 def compare(
-    before: Run, after: Run, *, threshold: float = THRESHOLD, ignore: Sequence[str] = (), shape: bool = False
+    before: Run,
+    after: Run,
+    *,
+    threshold: float = THRESHOLD,
+    ignore: Sequence[str] = (),
+    shape: bool = False,
+    part: bool = False,
 ) -> Comparison:
     """Match the cells of two runs and judge each figure; shape: how the cells ended, and nothing else.
 
+    part: `after` is of some of the cells only, and those it lacks are not named.
     ignore: axes in which cells may differ and still be the same, `threads` say. ReportError for an
     axis that is none, or when without it two cells of a set are alike.
     """
@@ -96,14 +66,14 @@ def compare(
     if unknown:
         raise ReportError(f"--ignore {','.join(unknown)}: no such axis; there are {', '.join(AXES)}")
     axes = [axis for axis in AXES if axis not in ignore]
-    old, new = _cells(before, axes), _cells(after, axes)
+    old, new = ({**_cells(run, axes), **_errors(run, axes)} for run in (before, after))
     both = [key for key in old if key in new]
     samples = (_ratios(before), _ratios(after))
     changes: list[Change] = []
     for key in both:
         changes += _judge(old[key], new[key], samples, threshold, shape)
-    names = [[_name(rows[key]) for key in rows if key not in both] for rows in (old, new)]
-    return Comparison(len(both), changes, *names)
+    gone = [] if part else [_name(row) for key, row in old.items() if key not in new]
+    return Comparison(len(both), changes, gone, [_name(row) for key, row in new.items() if key not in old])
 
 
 def _cells(run: Run, axes: Sequence[str]) -> dict[Key, Row]:
@@ -113,12 +83,29 @@ def _cells(run: Run, axes: Sequence[str]) -> dict[Key, Row]:
         for row in records(getattr(run, table)):
             key = (table, *(str(row[axis]) for axis in axes))
             if key in found:
-                raise ReportError(
-                    f"{run.name}: cells {found[key]['cell_id']} and {row['cell_id']} do not differ in any axis "
-                    "compared; name fewer in --ignore, or compare runs without such doubles"
-                )
+                raise _alike(run, found[key], row)
             found[key] = {**row, "table": table}
     return found
+
+
+def _errors(run: Run, axes: Sequence[str]) -> dict[Key, Row]:
+    """Row by key of the errors, a row a norm of q and k and a layer; two cells may have measured the same."""
+    found: dict[Key, Row] = {}
+    for table in ("errors", "trained_errors"):
+        for row in records(getattr(run, table)):
+            key = (table, *(str(row[axis]) for axis in (*axes, "qk_norm", "layer")))
+            other = found.setdefault(key, {**row, "table": "errors"})
+            apart = abs(number(row, "output_error") - number(other, "output_error"))
+            if apart > SAME_ERROR:  # False for NaN
+                raise _alike(run, other, row)
+    return found
+
+
+def _alike(run: Run, one: Row, other: Row) -> ReportError:
+    return ReportError(
+        f"{run.name}: cells {one['cell_id']} and {other['cell_id']} do not differ in any axis compared; "
+        "name fewer in --ignore, or compare runs without such doubles"
+    )
 
 
 def _ratios(run: Run) -> dict[str, NDArray[np.float64]]:
@@ -145,51 +132,20 @@ def _judge(
         return
     if shape or new["status"] != "ok":
         return
+    if new["table"] == "errors":
+        errors = [number(row, "output_error") for row in (old, new)]
+        if all(math.isfinite(error) for error in errors):
+            yield growth(name, "error", errors[0], errors[1], threshold, SAME_ERROR)
+        return
     if new["table"] == "accuracy":
         yield difference(name, old, new, threshold)
     else:
         pair = [ratios.get(str(row["cell_id"])) for ratios, row in zip(samples, (old, new), strict=True)]
         if pair[0] is not None and pair[1] is not None:
             yield quotient(name, pair[0], pair[1], threshold)
-    peaks = [float(str(row["peak_mib"])) for row in (old, new)]
+    peaks = [number(row, "peak_mib") for row in (old, new)]
     if all(math.isfinite(peak) for peak in peaks):
-        yield growth(name, peaks[0], peaks[1], threshold)
-
-
-def quotient(
-    name: str, before: NDArray[np.float64], after: NDArray[np.float64], threshold: float, seed: int = 0
-) -> Change:
-    """The change of a median ratio, by bootstrap over the rounds of both; above 1 the method became faster."""
-    rng = np.random.default_rng(seed)
-    medians = [np.median(rng.choice(rounds, (RESAMPLES, len(rounds))), axis=1) for rounds in (before, after)]
-    value = float(np.median(after) / np.median(before))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = (float(q) for q in np.quantile(medians[1] / medians[0], (tail, 1 - tail)))
-    verdict: Verdict = "worse" if high < 1 else "better" if low > 1 else "same"
-    return Change(name, "speedup", verdict, value, low, high, large=value < 1 - threshold)
-
-
-def difference(name: str, old: Row, new: Row, threshold: float) -> Change:
-    """The change of an accuracy, in points of 1; the interval is Newcombe's (1998), from both Wilson intervals."""
-    p, p_low, p_high = (float(str(old[f"accuracy{end}"])) for end in ("", "_low", "_high"))
-    q, q_low, q_high = (float(str(new[f"accuracy{end}"])) for end in ("", "_low", "_high"))
-    value = q - p
-    low = value - math.hypot(q - q_low, p_high - p)
-    high = value + math.hypot(q_high - q, p - p_low)
-    verdict: Verdict = "worse" if high < 0 else "better" if low > 0 else "same"
-    return Change(name, "accuracy", verdict, value, low, high, large=value < -threshold)
-
-
-def growth(name: str, before: float, after: float, threshold: float) -> Change:
-    """The change of a peak, which has no interval: what is under the threshold is noise."""
-    value = after / before if before else math.inf if after else 1.0
-    apart = abs(after - before) > SAME_PEAK_MIB
-    verdict: Verdict = "same"
-    if apart and value > 1 + threshold:
-        verdict = "worse"
-    elif apart and value < 1 - threshold:
-        verdict = "better"
-    return Change(name, "peak", verdict, value)
+        yield growth(name, "peak", peaks[0], peaks[1], threshold, SAME_PEAK_MIB)
 
 
 def _name(row: Row) -> str:
@@ -203,6 +159,10 @@ def _name(row: Row) -> str:
         words.append(str(row["task"]))
     if row["table"] == "accuracy":
         words.append("accuracy")
+    elif row["table"] == "errors":
+        norm = number(row, "qk_norm")
+        words += [] if math.isnan(norm) else [f"|q|,|k| x {norm:g}"]
+        words += [] if pd.isna(row["layer"]) else [f"layer {row['layer']}"]  # type: ignore[call-overload]
     else:
         words.append(str(row["mode"]))
         words += [str(row["level"])] if row["level"] != "core" else []
@@ -222,7 +182,7 @@ def text(found: Comparison, threshold: float, everything: bool) -> str:
     lines += [f"gone   {name}" for name in found.only_before] + [f"new    {name}" for name in found.only_after]
     counts = {verdict: sum(c.verdict == verdict for c in found.changes) for verdict in order}
     lines.append(
-        f"{plural(found.matched, 'cell')} in both, {len(found.only_before)} gone, {len(found.only_after)} new; "
+        f"{plural(found.matched, 'row')} in both, {len(found.only_before)} gone, {len(found.only_after)} new; "
         f"of {plural(len(found.changes), 'figure')} {counts['same']} are the same within noise, "
         f"{counts['better']} better, {counts['worse']} worse, "
         f"{len(found.regressions)} by more than {threshold:.0%}"
@@ -240,6 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--ignore", default="", help="axes in which the same cell may differ: threads,device")
     parser.add_argument("--shape", action="store_true", help="only which cells there are, and how they ended")
+    parser.add_argument(
+        "--part", action="store_true", help="the second has a part of the first's cells: none is missed"
+    )
     parser.add_argument("--all", action="store_true", help="print what did not change, too")
     options = parser.parse_args(arguments)
     if not 0 <= options.threshold < 1:
@@ -251,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
             threshold=options.threshold,
             ignore=[axis for axis in options.ignore.split(",") if axis],
             shape=options.shape,
+            part=options.part,
         )
     except ReportError as error:
         print(f"reports.compare: {error}", file=sys.stderr)

@@ -15,7 +15,10 @@ def command(folder: Path, *arguments: str) -> list[str]:
 
 
 def run(argv: list[str]) -> str:
-    """Run a job's command where a worker calls us; its last line of complaint, or nothing."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    """Run a job's command where a worker calls us; its last line of complaint, or nothing.
+
+    It dies with the worker: a scheduler that tries the task again elsewhere would find the cell taken.
+    """
+    done = subprocess.run([*argv, "--die-with-parent"], capture_output=True, text=True, check=False)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return "" if done.returncode == 0 else lines[-1] if lines else f"exit code {done.returncode}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,20 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
         distributed = import_module("distributed")
     except ImportError as error:
         raise BenchError("dask is not installed: pip install distributed") from error
-    if address is None:  # one cell at a time: two at once would measure each other
-        where = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
-    else:
-        where = address
-    with distributed.Client(where) as client:
+    with ExitStack() as opened:
+        where: Any = address
+        if address is None:  # one cell at a time: two at once would measure each other
+            local = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+            where = opened.enter_context(distributed.LocalCluster(**local))
+        client = opened.enter_context(distributed.Client(where))
         pending: dict[Any, str] = {}
         for needs, cells in kinds.items():
-            resources = {} if needs.device == "cpu" else {"resources": {"GPU": 1}}
+            resources = {"GPU": 1} if needs.device != "cpu" and address is not None else {}
             for cell in cells:
-                future = client.submit(
-                    run, command(folder, cell), key=f"cell-{cell}", retries=RETRIES, **resources
-                )
+                argv = command(folder, cell)
+                future = client.submit(run, argv, key=f"cell-{cell}", retries=RETRIES, resources=resources)
                 pending[future] = cell
         for future in distributed.as_completed(list(pending)):
             failed = future.exception()
             complaint = "" if failed is None else f"{type(failed).__name__}: {' '.join(str(failed).split())[:200]}"
             yield pending[future], complaint or future.result()
-    if address is None:
-        where.close()

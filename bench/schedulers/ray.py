@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -21,16 +22,19 @@ def results(folder: Path, kinds: Mapping[Needs, Sequence[str]], address: str | N
         ray = import_module("ray")
     except ImportError as error:
         raise BenchError("ray is not installed: pip install ray") from error
-    ray.init(address=address, log_to_driver=False, configure_logging=False)
+    where: dict[str, Any] = {"address": address}
+    if address is None:  # its worth of CPUs is one cell at a time: two at once would measure each other
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: anything else would go first
+        where = {"num_cpus": 1, "include_dashboard": False}
+    ray.init(**where, log_to_driver=False, configure_logging=False)
     try:
         pending: dict[Any, str] = {}
         for needs, cells in kinds.items():
-            task = ray.remote(run).options(
-                num_cpus=needs.cpus,
-                num_gpus=0 if needs.device == "cpu" else 1,
-                memory=needs.memory_mib * 2**20,
-                max_retries=RETRIES,
-            )
+            wanted = {"num_gpus": 0 if needs.device == "cpu" else 1, "num_cpus": 1}
+            if address is not None:  # it waits for a node that has this
+                wanted |= {"num_cpus": needs.cpus, "memory": needs.memory_mib * 2**20}
+            task = ray.remote(run).options(max_retries=RETRIES, **wanted)
             pending |= {task.remote(command(folder, cell)): cell for cell in cells}
         while pending:
             done, _ = ray.wait(list(pending))

@@ -68,6 +68,20 @@ def test_a_claim_that_is_renewed_holds_and_one_that_is_not_is_free(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whether_a_worker_elsewhere_lives_is_known_after_a_lease(tmp_path: Path) -> None:
+    claims = Claims(tmp_path, lease_s=1.0, beat_s=0.1)
+    assert claims.outlived("cell")  # nobody has it
+    foreign(tmp_path / "cell", 0)
+    started = time.monotonic()
+    assert claims.outlived("cell")
+    assert time.monotonic() - started > 0.5
+    foreign(tmp_path / "cell", 0)
+    beat = threading.Timer(0.3, lambda: os.utime(tmp_path / "cell"))
+    beat.start()
+    assert not claims.outlived("cell")
+    beat.join()
+
+
 def test_a_claim_of_a_dead_process_of_this_machine_is_free_at_once(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from bench.claims import Claims\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,37 @@ def test_caches_and_driver_as_linux_tells_them(tmp_path: Path, monkeypatch: pyte
     assert environment._driver() == "550.54.15"
     monkeypatch.setattr(environment, "_read", lambda path: environment.UNKNOWN)
     assert environment._driver() == "unknown"
+
+
+def test_the_versions_of_math_libraries_as_torch_tells_them() -> None:
+    told = """PyTorch built with:
+  - GCC 13.3
+  - Intel(R) oneAPI Math Kernel Library Version 2024.2-Product Build 20240605 for Intel(R) 64 architecture
+  - Intel(R) MKL-DNN v3.12.0 (Git Hash 80afa71049cd69a3df32adcccb623b12cd7baa22)
+"""
+    found = environment._math_libraries(told)
+    assert found == "Intel(R) oneAPI Math Kernel Library Version 2024.2; Intel(R) MKL-DNN v3.12.0"
+    assert environment._math_libraries("PyTorch built with:\n  - GCC 13.3") == "unknown"
+
+
+def test_the_commit_and_whether_files_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bench").mkdir()
+    source = tmp_path / "bench" / "environment.py"
+    source.write_text("one")
+    monkeypatch.setattr(environment, "__file__", str(source))
+    monkeypatch.setattr(environment, "commit", environment.commit.__wrapped__)  # not kept between calls
+    assert environment.commit() is None
+
+    def git(*arguments: str) -> None:
+        author = ["-c", "user.name=Test", "-c", "user.email=test@localhost"]
+        subprocess.run(["git", "-C", str(tmp_path), *author, *arguments], check=True, capture_output=True)
+
+    git("init")
+    git("add", ".")
+    git("commit", "--message", "one")
+    git("tag", "v1")
+    clean = environment.commit()
+    assert clean is not None
+    assert len(clean) == 12
+    source.write_text("two")
+    assert environment.commit() == f"{clean}-dirty"

@@ -1,16 +1,19 @@
 """Kills at any moment: no half record, no lost result, no orphan, and the same rows in the end.
 
 ATTNBENCH_KILLS=50 kills fifty times; once by default, for a whole sweep is started anew each time.
+ATTNBENCH_NIGHT=300 runs a sweep of 300 cells under kills; some ten minutes, so not by default.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -21,6 +24,7 @@ from bench.plan import plan_cells, sweep_cells
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("ATTNBENCH_KILLS", "1"))
+NIGHT = int(os.environ.get("ATTNBENCH_NIGHT", "0"))
 SWEEP = ["sweep=smoke", "task=none", "mode=forward", "measure.budget_s=0.05"]
 
 
@@ -88,3 +92,99 @@ def test_two_sweeps_at_once_share_the_cells(tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], said
     ran = [0 if "no cell run" in text else int(text.rsplit(" cells run", 1)[0].split()[-1]) for text in said]
     assert sum(ran) == len(records(tmp_path)) > 1, said
+
+
+@pytest.mark.parametrize(
+    ("isolation", "moment"),
+    [("forkserver", "while it hangs"), ("subprocess", "while it hangs"), ("subprocess", "while it starts")],
+)
+def test_a_cell_dies_with_a_sweep_that_is_killed(isolation: str, moment: str, tmp_path: Path) -> None:
+    target = [
+        "method=custom",
+        "method._target_=tests.bench.misbehaving.HangsMarked",
+        f"+method.mark={tmp_path}/mark",
+    ]
+    how = [f"isolation={isolation}", "measure.passes=[memory]", f"results_dir={tmp_path}"]
+    running = subprocess.Popen(
+        [sys.executable, "bench/run.py", *target, "seq_len=32", *how],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    claim = tmp_path / "adhoc" / "claims"
+    there = (
+        (tmp_path / "mark").exists
+        if moment == "while it hangs"
+        else lambda: claim.exists() and any(claim.iterdir())
+    )
+    deadline = time.monotonic() + 100
+    while not there() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert there()
+    family = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    running.wait()
+    assert not psutil.wait_procs(family, timeout=60)[1], "a cell outlived the sweep"
+    if moment == "while it starts":
+        assert not (tmp_path / "mark").exists()  # it found that nobody waits for it
+
+
+BUDGETS = ("linformer method.rank=8", "performer method.features=16", "nystromformer method.landmarks=8")
+#: What tells rows apart or follows from the configuration; the rest is measured, or when and where it was.
+SAID = ("cell_id", "config_id", "method", "method_params", "seq_len", "mode", "seed", "status", "reason", "flops")
+
+
+def long_sweep(cells: int, folder: Path, run: str) -> list[str]:
+    """The command line of a sweep of so many short cells, of all five methods."""
+    seeds = ",".join(map(str, range(cells // 5)))
+    methods = ",".join(["sdpa", "linear", *(f"'{budget}'" for budget in BUDGETS)])
+    grid = f"+sweep.grids.night={{method:[{methods}],seed:[{seeds}],seq_len:64,heads:2}}"
+    return ["bench/run.py", grid, "measure.passes=[memory,flops]", f"results_dir={folder}", f"run={run}"]
+
+
+def quietly(line: list[str]) -> subprocess.Popen[bytes]:
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen([sys.executable, *line], cwd=ROOT, stdout=nothing, stderr=nothing)
+
+
+def rows(folder: Path) -> set[tuple[str, ...]]:
+    with (folder / "efficiency.csv").open() as handle:
+        return {tuple(row[column] for column in SAID) for row in csv.DictReader(handle)}
+
+
+@pytest.mark.skipif(not NIGHT, reason="takes ten minutes: ATTNBENCH_NIGHT=300 runs 300 cells under kills")
+@pytest.mark.timeout(3600)
+def test_a_long_sweep_under_kills_ends_with_the_rows_of_one_that_was_left_alone(tmp_path: Path) -> None:
+    """Every few seconds of its work the sweep, the process of a cell, or both are killed."""
+    chance, kills, starts = random.Random(11), Counter[str](), 0
+    line, cells = long_sweep(NIGHT, tmp_path, "night"), tmp_path / "night" / "cells"
+    ended = False
+    while not ended:
+        running, before = quietly(line), len(list(cells.glob("*.json")))
+        starts += 1
+        while len(list(cells.glob("*.json"))) == before and running.poll() is None:
+            time.sleep(0.02)  # it composes its plan
+        while running.poll() is None:
+            time.sleep(chance.uniform(1, 5))
+            victim = chance.choice(["parent", "child", "both"])
+            family = psutil.Process(running.pid).children(recursive=True) if running.poll() is None else []
+            if victim != "parent":
+                for process in family[-1:]:  # the youngest: of a cell
+                    process.kill()
+            if victim != "child":
+                running.kill()
+                running.wait()
+                assert not psutil.wait_procs(family, timeout=20)[1], "a process outlived the sweep"
+            kills[victim] += 1
+        ended = running.returncode >= 0
+        records(tmp_path)  # none of them half
+    assert sum(kills.values()) > 5
+    killed = Counter(json.loads(text)["status"] for text in records(tmp_path).values())
+    assert quietly([*line, "rerun=failed"]).wait(1800) == 0
+    assert quietly(long_sweep(NIGHT, tmp_path, "calm")).wait(1800) == 0
+    calm = rows(tmp_path / "calm")
+    assert len(calm) == NIGHT
+    assert rows(tmp_path / "night") == calm
+    assert list((tmp_path / "night" / "claims").iterdir()) == []
+    print(f"{NIGHT} cells, {starts} starts, kills {dict(kills)}, at the end of the last start {dict(killed)}")

@@ -32,7 +32,7 @@ def test_published_cells_run_one_by_one_and_lost_ones_get_a_row(store: Store) ->
     assert pending == plan
     ids = [item.cell.cell_id for item in plan]
     assert store.planned_ids() == sorted(ids)
-    assert run_planned(store, ids[:2], Limits()) == []
+    assert run_planned(store, ids[:2]) == []
     assert not (store.folder / "efficiency.csv").exists()  # tables come at the end
     assert "3 cells planned, 1 of them lost" in finish(store)
     statuses = [store.read(cell_id)["status"] for cell_id in ids]  # type: ignore[index]
@@ -46,10 +46,41 @@ def test_published_cells_run_one_by_one_and_lost_ones_get_a_row(store: Store) ->
     assert store.read(ids[2]) is None  # runs again
 
 
+def test_what_a_worker_of_another_machine_lost_just_now_is_run_or_gets_a_row(store: Store) -> None:
+    plan = make_plan("method=sdpa", "method=linear")
+    publish(store, plan, Limits(), "none")
+    store.claims.folder.mkdir()
+    store.claims.lease_s, store.claims.beat_s = 1.0, 0.1
+    again, last = (item.cell.cell_id for item in plan)
+    for cell_id in (again, last):
+        (store.claims.folder / cell_id).write_text(
+            '{"host": "elsewhere", "pid": 1, "born": 0.0, "token": "theirs"}'
+        )
+    assert run_planned(store, [again]) == []
+    assert store.read(again)["status"] == "ok"  # type: ignore[index]
+    (store.claims.folder / last).touch()
+    assert "1 of them lost" in finish(store)
+    assert store.read(last)["status"] == "error"  # type: ignore[index]
+    assert list(store.claims.folder.iterdir()) == []
+
+
+def test_an_interrupted_job_says_so_and_runs_no_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan("method=sdpa", "method=linear")
+    publish(store, plan, Limits(), "none")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.sweep.run_cell", interrupt)
+    assert one.main([str(store.folder), *(item.cell.cell_id for item in plan)]) == 130
+    assert store.read_all() == ([], [])
+    assert list(store.claims.folder.iterdir()) == []
+
+
 def test_ids_that_were_not_planned_are_refused(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     publish(store, make_plan("method=sdpa"), Limits(), "none")
     with pytest.raises(StoreError, match="not in its plan"):
-        run_planned(store, ["0123456789abcdef"], Limits())
+        run_planned(store, ["0123456789abcdef"])
     assert one.main([str(store.folder), "0123456789abcdef"]) != 0
     assert "not in its plan" in capsys.readouterr().err
     with pytest.raises(SystemExit):

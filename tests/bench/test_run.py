@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import cli
+from bench.errors import Refused
 from methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,12 @@ def test_multirun_goes_on_after_a_failure_and_collects(tmp_path):
         ("sdpa", "true"): "ok",
         ("sdpa", "false"): "ok",
     }
+
+
+def test_a_launcher_of_hydra_can_be_chosen():
+    cli.check(["--multirun", "hydra/launcher=basic", "method=linear", "seq_len=64"])
+    with pytest.raises(Refused, match="nonsense"):
+        cli.check(["--multirun", "hydra/launcher=nonsense", "method=linear"])
 
 
 def test_help_and_cfg_are_useful():
@@ -133,3 +141,13 @@ def test_disk_trouble_is_one_line(tmp_path):
     assert ran.returncode == 1
     assert ran.stderr.startswith("attnbench: cannot write")
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("isolation", ["forkserver", "subprocess"])
+def test_a_harness_in_the_working_directory_is_not_taken_for_ours(tmp_path, isolation):
+    for package in ("bench", "methods"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise ImportError('another harness')")
+    command = [sys.executable, str(ROOT / "bench" / "run.py"), *FAST, f"isolation={isolation}", "results_dir=."]
+    ran = subprocess.run([*command, "measure.passes=[memory]"], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

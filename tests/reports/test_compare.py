@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_run import Row, Tables, cost, failed, trained
+from synthetic_run import Row, Tables, cost, failed, identity, trained
 
-from reports import compare as module
-from reports.compare import compare, difference, growth, main, quotient
+from reports.changes import SAME_PEAK_MIB, difference, growth, quotient
+from reports.compare import THRESHOLD, compare, main
 from reports.load import ReportError, load
 
 SEED = random.Random(0)
@@ -80,6 +80,20 @@ def test_an_accuracy_that_fell(tmp_path: Path) -> None:
     assert [change.figure for change in found.regressions] == ["accuracy"]
 
 
+def test_an_error_that_grew(tmp_path: Path) -> None:
+    folders = []
+    for name, error in (("a", 0.5), ("b", 0.6)):
+        tables = Tables()
+        tables.rows["efficiency"] = [cost("performer", 1024)]
+        measured = {1: 0.25, 2: error}
+        base = identity("performer", seq_len=1024)
+        tables.rows["errors"] = [base | {"qk_norm": at, "output_error": value} for at, value in measured.items()]
+        folders.append(tables.write(tmp_path / name))
+    (change,) = compare(load([folders[0]]), load([folders[1]])).regressions
+    assert " ".join(change.line().split()) == "worse performer features=128 N=1024 |q|,|k| x 2 error 1.200x"
+    assert compare(load([folders[1]]), load([folders[0]])).regressions == []
+
+
 def test_a_cell_that_fails_now(tmp_path: Path) -> None:
     before, after = Tables(), Tables()
     before.rows["efficiency"] = [cost("full", 8192), cost("sdpa", 8192)]
@@ -102,6 +116,18 @@ def test_cells_of_one_set_only_and_shape(tmp_path: Path, capsys: pytest.CaptureF
     assert main([str(before), str(after), "--shape"]) == 1
     assert "gone   longformer" in capsys.readouterr().out
     assert main([str(before), str(before), "--shape"]) == 0
+
+
+def test_a_part_of_a_set_lacks_nothing_but_may_have_nothing_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(tmp_path / "a", speedups={"performer": 2.0, "longformer": 3.0})
+    part = run(tmp_path / "b", speedups={"performer": 2.0})
+    assert main([str(whole), str(part), "--shape"]) == 1
+    assert main([str(whole), str(part), "--shape", "--part"]) == 0
+    assert "gone   longformer" in capsys.readouterr().out  # the first time only
+    assert main([str(part), str(whole), "--shape", "--part"]) == 1
+    assert "new    longformer" in capsys.readouterr().out
 
 
 def test_other_machines_are_matched_by_what_is_not_ignored(tmp_path: Path) -> None:
@@ -159,4 +185,4 @@ def test_a_difference_of_proportions_is_newcombe_s() -> None:
     ],
 )
 def test_peaks(before: float, after: float, verdict: str) -> None:
-    assert growth("x", before, after, module.THRESHOLD).verdict == verdict
+    assert growth("x", "peak", before, after, THRESHOLD, SAME_PEAK_MIB).verdict == verdict
