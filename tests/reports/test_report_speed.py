@@ -59,8 +59,8 @@ def _drawn(page: Path) -> float:
         opened = browser.new_page()
         opened.set_default_timeout(PATIENCE_MS)
         opened.add_init_script(
-            "const look = () => { if (document.querySelector('.panels .series')) window.drawn = performance.now(); "
-            "else requestAnimationFrame(look); }; look();"
+            "const look = () => { if (document.querySelector('.panels .series')) window.drawn = performance.now();"
+            " else requestAnimationFrame(look); }; look();"
         )
         opened.goto(page.as_uri(), wait_until="commit")
         # The first chart is drawn once it comes near.
