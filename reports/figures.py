@@ -59,7 +59,7 @@ def render(request: Request, folder: Path) -> Drawn | None:
         request.plot.data(request.run).to_csv(index=False, lineterminator="\n"), encoding="utf-8"
     )
     title = f"{request.plot.title}: {request.setting}" if request.setting else request.plot.title
-    svg = embedded(path.with_suffix(".svg").read_text(encoding="utf-8"), request.name)
+    svg = embedded(path)
     charts = tuple(chart for make in request.plot.charts if (chart := make(request.run)) is not None)
     return Drawn(request.name, title, request.plot.caption, f"{title}. {request.plot.caption}", svg, charts)
 
@@ -75,13 +75,14 @@ def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure).print_png(path.with_suffix(".png"), metadata=_PNG_METADATA)  # type: ignore[no-untyped-call]
 
 
-def embedded(svg: str, name: str) -> str:
-    """An SVG file for the page: its elements, or a picture where they would be too many for a browser to hold."""
+def embedded(path: Path) -> str:
+    """The figure at `path` for the page: the SVG's elements, or the PNG where they are too many for a browser."""
+    svg = path.with_suffix(".svg").read_text(encoding="utf-8")
     if len(svg) <= _MOST_INLINE:
-        return inline(svg, name)
-    data = base64.b64encode(svg.encode()).decode()
+        return inline(svg, path.name)
+    data = base64.b64encode(path.with_suffix(".png").read_bytes()).decode()
     # The page names the figure around it.
-    return f'<img alt="" src="data:image/svg+xml;base64,{data}">'
+    return f'<img alt="" src="data:image/png;base64,{data}">'
 
 
 def inline(svg: str, name: str) -> str:

@@ -20,6 +20,10 @@ from reports.style import use_theme
 from reports.tables import Table
 
 _HERE = Path(__file__).parent
+#: Rows of a table that stand in the page: nobody reads more there, and a browser lays out each.
+_MOST_ROWS = 200
+#: Marks up to which all charts of a page are drawn at once, so that nothing moves when it is scrolled to.
+_MOST_MARKS = 20_000
 #: The script of the page in the order of its parts: each names what those after it use.
 _SCRIPT = (
     *("data", "text", "elements", "filters", "scales", "tip", "rows", "panel", "chart", "finder"),
@@ -80,6 +84,8 @@ def _html(run: Run, chapters: list[Section], drawn: dict[str, Drawn], command: s
         drawn=drawn,
         command=command,
         untold=UNTOLD,
+        most_rows=_MOST_ROWS,
+        large=sum(len(chart.marks) for figure in drawn.values() for chart in figure.charts) > _MOST_MARKS,
         filters=filters(run),
         data=Markup(document(run, {name: figure.charts for name, figure in drawn.items() if figure.charts})),
         script=Markup(_script()),

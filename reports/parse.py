@@ -43,7 +43,12 @@ def read_table(path: Path, table: str) -> pd.DataFrame:
     _check_shape(path, header, rows)
     _check_version(path, header, rows)
     _require(path, header, [name for name in kinds if name not in OPTIONAL])
-    columns = {name: _read_column(path, header, rows, name, kind) for name, kind in kinds.items()}
+    # A column at a time: a large run has millions of fields, and few texts that differ.
+    texts = dict(zip(header, zip(*(row for _, row in rows), strict=True), strict=True)) if rows else {}
+    columns = {
+        name: _read_column(path, rows, name, texts.get(name, ("",) * len(rows)), kind)
+        for name, kind in kinds.items()
+    }
     _check_unique(path, table, rows, columns)
     return _frame(columns, kinds)
 
@@ -111,23 +116,18 @@ def _check_version(path: Path, header: Sequence[str], rows: list[tuple[int, list
 
 
 def _read_column(
-    path: Path, header: Sequence[str], rows: list[tuple[int, list[str]]], name: str, kind: Kind
+    path: Path, rows: list[tuple[int, list[str]]], name: str, texts: Sequence[str], kind: Kind
 ) -> list[object]:
-    if name not in header:
-        return [read_value("", kind) for _ in rows]
-    place = header.index(name)
-    values: list[object] = []
-    known: dict[str, object] = {}  # axes repeat: each text is read once
-    for line, row in rows:
-        text = row[place]
+    """The values of a column; each text that occurs is read once, in the order of the lines."""
+    known: dict[str, object] = {}
+    for text in dict.fromkeys(texts):
         try:
-            if text not in known:
-                known[text] = read_value(text, kind)
-            values.append(known[text])
+            known[text] = read_value(text, kind)
         except ValueError as error:
-            shown = row[place] if len(row[place]) <= 60 else row[place][:57] + "..."
+            line = rows[texts.index(text)][0]
+            shown = text if len(text) <= 60 else text[:57] + "..."
             raise ReportError(f"{path}:{line}: column {name}: {shown!r} {error}") from None
-    return values
+    return [known[text] for text in texts]
 
 
 def read_value(text: str, kind: Kind) -> object:

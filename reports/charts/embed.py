@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
 
-from reports.charts.base import Chart, Mark, Series
+from reports.charts.base import Chart, Series
 from reports.hardware import HARDWARE, hardware
 from reports.load import Run
 from reports.schema import RESULTS
@@ -38,14 +39,19 @@ def document(run: Run, charts: Mapping[str, Sequence[Chart]]) -> str:
 
 def column(values: Iterable[object]) -> object:
     """A column as JSON: {"all": value}, {"of": values, "at": places in them}, or the plain list; NaN is null."""
-    plain = [_plain(value) for value in values]
-    distinct = list(dict.fromkeys((type(value), value) for value in plain))
+    values = list(values)
+    # Most columns repeat themselves: what is done, is done once a distinct value. True is not 1 here.
+    keys = list(zip(map(type, values), values, strict=True))
+    known = {key: _plain(key[1]) for key in dict.fromkeys(keys)}
+    distinct: dict[tuple[type, object], int] = {}
+    for value in known.values():
+        distinct.setdefault((type(value), value), len(distinct))
     if len(distinct) == 1:
-        return {"all": plain[0]}
-    if len(distinct) * 3 > len(plain):
-        return plain
-    places = {key: place for place, key in enumerate(distinct)}
-    return {"of": [value for _, value in distinct], "at": [places[type(value), value] for value in plain]}
+        return {"all": next(iter(known.values()))}
+    if len(distinct) * 3 > len(values):
+        return [known[key] for key in keys]
+    places = {key: distinct[type(value), value] for key, value in known.items()}
+    return {"of": [value for _, value in distinct], "at": [places[key] for key in keys]}
 
 
 def _table(run: Run, table: str) -> dict[str, Any]:
@@ -55,7 +61,7 @@ def _table(run: Run, table: str) -> dict[str, Any]:
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
-    marks = {name: column(_field(mark, name) for mark in chart.marks) for name in (*_PLACE, *_FACTS)}
+    marks = {name: column(map(attrgetter(name), chart.marks)) for name in (*_PLACE, *_FACTS)}
     marks["rows"] = [list(mark.rows) for mark in chart.marks]
     return {
         "table": chart.table,
@@ -86,10 +92,6 @@ def _series(one: Series) -> dict[str, str]:
         "line": look.line,
         "note": one.note,
     }
-
-
-def _field(mark: Mark, name: str) -> object:
-    return getattr(mark, name)
 
 
 def _plain(value: object) -> object:

@@ -9,9 +9,9 @@ from matplotlib.ticker import PercentFormatter
 
 from reports.charts import accuracy
 from reports.load import Run
-from reports.plots.base import Plot, panels
+from reports.plots.base import Plot, bars, marks, panels
 from reports.points import ordered_series, seed_points, tidy
-from reports.style import FAINT, INK, Style, series_styles
+from reports.style import FAINT, INK, series_styles
 from reports.text import TIMES, plain
 
 _COLUMNS = 3
@@ -29,8 +29,14 @@ def draw(run: Run) -> Figure | None:
     for place, (panel, task) in enumerate(zip(axes, tasks, strict=True)):
         rows = frame[frame["task"] == task]
         names = [name for name, _ in series]
-        for point in seed_points(rows, "accuracy", ("task",), top=1.0):
-            _draw_point(panel, names.index(point.series), point.value, point.low, point.high, book[point.series])
+        points = seed_points(rows, "accuracy", ("task",), top=1.0)
+        known = [point for point in points if point.measured]
+        places = [names.index(point.series) for point in known]
+        looks = [book[point.series] for point in known]
+        values = [point.value for point in known]
+        bars(panel, [(point.low, point.high) for point in known], places, looks, horizontal=True, width=1.6)
+        marks(panel, values, places, looks)
+        for point in points:
             if point.failure:
                 panel.annotate(
                     f"{TIMES} {point.failure}",
@@ -42,15 +48,10 @@ def draw(run: Run) -> Figure | None:
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
                 )
         fine = rows[rows["status"] == "ok"]
-        for name, value in zip(fine["series"], fine["accuracy"], strict=True):
-            panel.plot(value, names.index(name) + 0.28, ".", color=book[name].colour, markersize=3, alpha=0.7)
+        below = [names.index(name) + 0.28 for name in fine["series"]]
+        panel.scatter(fine["accuracy"], below, c=[book[name].colour for name in fine["series"]], s=3, alpha=0.7)
         _finish(panel, task, names, rows["chance"].dropna().unique(), labelled=place % _COLUMNS == 0)
     return figure
-
-
-def _draw_point(panel: Axes, y: int, value: float, low: float, high: float, style: Style) -> None:
-    panel.hlines(y, low, high, color=style.colour, linewidth=1.6)
-    panel.plot(value, y, marker=style.marker, color=style.colour, markeredgecolor="white", markeredgewidth=0.4)
 
 
 def _finish(panel: Axes, task: str, names: list[str], chances: list[float], *, labelled: bool) -> None:

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -83,6 +84,44 @@ def number_axis(axes: Axes) -> None:
     elif axes.get_yscale() == "log":
         # Neither drawn nor labelled, and yet a quarter of the time of a figure.
         axes.yaxis.set_minor_locator(NullLocator())
+
+
+def bars(
+    axes: Axes,
+    ends: Sequence[tuple[float, float]],
+    places: Sequence[float],
+    looks: Sequence[Style],
+    *,
+    horizontal: bool = False,
+    width: float = 1.0,
+) -> None:
+    """Intervals (low, high) at `places`, as one artist: a large run has thousands. Unknown ends are left out."""
+    lines, colours = [], []
+    for (low, high), place, look in zip(ends, places, looks, strict=True):
+        if math.isfinite(low) and math.isfinite(high):
+            lines.append([(low, place), (high, place)] if horizontal else [(place, low), (place, high)])
+            colours.append(look.colour)
+    axes.add_collection(LineCollection(lines, colors=colours, linewidths=width, zorder=2))
+
+
+def marks(
+    axes: Axes, xs: Sequence[float], ys: Sequence[float], looks: Sequence[Style], *, size: float = 5.0
+) -> None:
+    """Markers `size` points across, one artist a shape."""
+    shapes: dict[str, list[int]] = {}
+    for place, look in enumerate(looks):
+        shapes.setdefault(look.marker, []).append(place)
+    for shape, chosen in shapes.items():
+        axes.scatter(
+            [xs[place] for place in chosen],
+            [ys[place] for place in chosen],
+            c=[looks[place].colour for place in chosen],
+            marker=shape,
+            s=size**2,
+            edgecolors="white",
+            linewidths=0.4,
+            zorder=3,
+        )
 
 
 def key(style: Style, label: str) -> Line2D:

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from reports.fits import covers_one
 from reports.load import Run
 from reports.noise import pairs
-from reports.plots.base import Plot, number_axis, panels
-from reports.style import INK
+from reports.plots.base import Plot, bars, marks, number_axis, panels
+from reports.style import INK, Style
 from reports.text import TIMES, length, plain
 
 _MOST_LABELS = 40
@@ -22,10 +22,10 @@ def draw(run: Run) -> Figure | None:
         return None
     figure, (panel,) = panels(1, height=2.6)
     figure.set_figwidth(min(7.2, 2.5 + 0.3 * len(found)))
-    for place, pair in enumerate(found):
-        colour = "#0072B2" if covers_one(pair.low, pair.high) else "#D55E00"
-        panel.vlines(place, pair.low, pair.high, color=colour, linewidth=1.8)
-        panel.plot(place, pair.speedup, "o", color=colour, markersize=4)
+    fine, off = Style("#0072B2", "o", "-"), Style("#D55E00", "o", "-")
+    looks = [fine if covers_one(pair.low, pair.high) else off for pair in found]
+    bars(panel, [(pair.low, pair.high) for pair in found], range(len(found)), looks, width=1.8)
+    marks(panel, range(len(found)), [pair.speedup for pair in found], looks, size=4)
     panel.axhline(1.0, color=INK, linewidth=0.9, zorder=1)
     ends = [abs(end - 1) for pair in found for end in (pair.low, pair.high, pair.speedup) if end == end]
     reach = 1.15 * max([0.02, *ends])

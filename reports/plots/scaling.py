@@ -9,20 +9,19 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from reports.charts import Chart, costs
 from reports.fits import exponent
 from reports.load import Run
-from reports.plots.base import failure_key, key, legend, length_axis, number_axis, panels
+from reports.plots.base import bars, failure_key, key, legend, length_axis, number_axis, panels
 from reports.points import Point, by_line, cost_points, modes, ordered_series, tidy
 from reports.style import Style, series_styles, styles
 from reports.text import DASH
 
 _STACK = 0.035
-#: More series than these have a legend of their methods only.
-_MOST_NAMED = 72
+#: More series than these are drawn as bands, one a method: nobody tells hundreds of lines apart.
+_MOST_LINES = 72
 
 
 @dataclass(frozen=True)
@@ -47,38 +46,49 @@ def draw_cost(run: Run, cost: Cost) -> Figure | None:
     figure, axes = panels(len(names), height=3.1, columns=2, share_y=True)
     slopes: dict[str, list[str]] = {name: [] for name, _ in series}
     lines = by_line(points)
+    crowded = len(series) > _MOST_LINES
+    if crowded:
+        book = {name: styles(run.methods)[method] for name, method in series}
     for panel, mode in zip(axes, names, strict=True):
         here = [point for point in points if point.place[0] == mode]
-        for name, _ in series:
-            line = lines.get((name, mode), [])
-            _draw_line(panel, line, book[name])
-            if cost.exponents:
-                slopes[name].append(_slope(line))
-        _draw_intervals(panel, here, book)
-        _mark_failures(panel, here, book)
+        if crowded:
+            _draw_bands(panel, here, book)
+            _mark_failures(panel, _one_a_method(here), book)
+        else:
+            for name, _ in series:
+                line = lines.get((name, mode), [])
+                _draw_line(panel, line, book[name])
+                if cost.exponents:
+                    slopes[name].append(_slope(line))
+            bars(
+                panel,
+                [(point.low, point.high) for point in here],
+                [_length(point) for point in here],
+                [book[point.series] for point in here],
+            )
+            _mark_failures(panel, here, book)
         panel.set_title(mode)
         length_axis(panel, [_length(point) for point in points])
         if cost.line_at is not None:
             panel.axhline(cost.line_at, color="#2b2f36", linewidth=0.9, zorder=1)
     for panel in axes:
         panel.set_yscale("log")
-        panel.set_ylim(*_limits(points))
+        panel.set_ylim(*_limits(_one_a_method(points) if crowded else points))
         number_axis(panel)
     axes[0].set_ylabel(cost.label)
-    labels = {name: _label(name, slopes[name]) if cost.exponents else name for name, _ in series}
-    handles = [key(book[name], labels[name]) for name, _ in series]
-    if len(series) > _MOST_NAMED:
-        # Shades of one colour are the budgets of one method; the chart of the page tells them apart.
-        looks = styles(run.methods)
-        handles = [key(looks[method], method) for method in dict.fromkeys(method for _, method in series)]
+    if crowded:
+        handles = [key(book[name], method) for method, name in {method: name for name, method in series}.items()]
+    else:
+        labels = {name: _label(name, slopes[name]) if cost.exponents else name for name, _ in series}
+        handles = [key(book[name], labels[name]) for name, _ in series]
     handles += [failure_key()] if any(point.failure for point in points) else []
     legend(figure, handles, _legend_title(cost, names, len(series)))
     return figure
 
 
 def _legend_title(cost: Cost, names: list[str], count: int) -> str:
-    if count > _MOST_NAMED:
-        return f"methods; shades: {count} budgets and parameters of theirs"
+    if count > _MOST_LINES:
+        return f"methods; a band spans the lowest to the highest of a method's configurations, {count} in all"
     return f"series: exponent of length, {' / '.join(names)}" if cost.exponents else ""
 
 
@@ -112,30 +122,60 @@ def _draw_line(panel: Axes, line: list[Point], style: Style) -> None:
         panel.plot([_length(point) for point in hollow], [point.value for point in hollow], **look)
 
 
-def _draw_intervals(panel: Axes, points: list[Point], book: dict[str, Style]) -> None:
-    """All intervals as one artist: a large run has thousands."""
-    known = [point for point in points if math.isfinite(point.low) and math.isfinite(point.high)]
-    ends = [[(_length(point), point.low), (_length(point), point.high)] for point in known]
-    colours = [book[point.series].colour for point in known]
-    panel.add_collection(LineCollection(ends, colors=colours, linewidths=1.0, zorder=2))
+def _draw_bands(panel: Axes, points: list[Point], book: dict[str, Style]) -> None:
+    """For each method the span of its configurations at each length, with its marker at both ends."""
+    for line in _by_method(points).values():
+        look = book[line[0].series]
+        values: dict[float, list[float]] = {}
+        for point in line:
+            # A length where nothing was measured stays, as NaN, so that no band bridges it.
+            values.setdefault(_length(point), []).extend([point.value] if point.measured else [])
+        lengths = sorted(values)
+        lows, highs = ([end(values[n], default=math.nan) for n in lengths] for end in (min, max))
+        panel.fill_between(lengths, lows, highs, color=look.colour, alpha=0.16, linewidth=0, zorder=2)
+        for ends in (lows, highs):
+            panel.plot(lengths, ends, color=look.colour, linestyle=look.line, marker=look.marker, markersize=3)
+
+
+def _by_method(points: list[Point]) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.method, []).append(point)
+    return found
+
+
+def _one_a_method(points: list[Point]) -> list[Point]:
+    """Of the failures of a method at one place the first; all that was measured."""
+    seen: set[tuple[str, tuple[object, ...]]] = set()
+    kept = []
+    for point in points:
+        if point.failure:
+            if (point.method, point.place) in seen:
+                continue
+            seen.add((point.method, point.place))
+        kept.append(point)
+    return kept
 
 
 def _mark_failures(panel: Axes, points: list[Point], book: dict[str, Style]) -> None:
-    failed_at: dict[float, int] = {}
-    for point in points:
-        if not point.failure:
-            continue
-        rank = failed_at.get(_length(point), 0)
-        failed_at[_length(point)] = rank + 1
-        panel.plot(
-            _length(point),
-            max(0.0, 0.975 - rank * _STACK),
-            marker="x",
-            markeredgewidth=1.4,
-            color=book[point.series].colour,
-            transform=panel.get_xaxis_transform(),
-            zorder=4,
-        )
+    failed = [point for point in points if point.failure]
+    if not failed:
+        return
+    stack: Counter[float] = Counter()
+    heights = []
+    for point in failed:
+        heights.append(max(0.0, 0.975 - stack[_length(point)] * _STACK))
+        stack[_length(point)] += 1
+    panel.scatter(
+        [_length(point) for point in failed],
+        heights,
+        c=[book[point.series].colour for point in failed],
+        marker="x",
+        s=25,
+        linewidths=1.4,
+        transform=panel.get_xaxis_transform(),
+        zorder=4,
+    )
 
 
 def _limits(points: list[Point]) -> tuple[float, float]:

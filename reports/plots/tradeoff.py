@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from reports.charts import tradeoff
 from reports.load import Run
-from reports.plots.base import Plot, key, legend, panels
+from reports.plots.base import Plot, bars, key, legend, marks, panels
 from reports.points import ordered_series
 from reports.style import FAINT, INK, series_styles
 from reports.text import number, plain
@@ -34,21 +34,21 @@ def draw(run: Run) -> Figure | None:
         here = [candidate for candidate in found if candidate.task == task]
         best = front(here)
         _draw_front(panel, best)
-        for one in here:
-            colour = book[one.series].colour
-            panel.hlines(one.accuracy.value, one.cost_low, one.cost_high, color=colour, linewidth=0.9)
-            panel.vlines(one.cost, one.accuracy.low, one.accuracy.high, color=colour, linewidth=0.9)
-            known = math.isfinite(one.peak_mib)
-            panel.scatter(
-                one.cost,
-                one.accuracy.value,
-                s=_LARGEST * one.peak_mib / largest if known else 20,
-                color=colour if known else "none",
-                edgecolor=INK if one in best else colour,
-                alpha=0.55,
-                linewidth=1.2,
-            )
-            panel.plot(one.cost, one.accuracy.value, book[one.series].marker, color=colour, markersize=3.5)
+        looks = [book[one.series] for one in here]
+        costs, values = [one.cost for one in here], [one.accuracy.value for one in here]
+        bars(panel, [(one.cost_low, one.cost_high) for one in here], values, looks, horizontal=True, width=0.9)
+        bars(panel, [(one.accuracy.low, one.accuracy.high) for one in here], costs, looks, width=0.9)
+        known = [math.isfinite(one.peak_mib) for one in here]
+        panel.scatter(
+            costs,
+            values,
+            s=[_LARGEST * one.peak_mib / largest if size else 20 for one, size in zip(here, known, strict=True)],
+            facecolors=[look.colour if size else "none" for look, size in zip(looks, known, strict=True)],
+            edgecolors=[INK if one in best else look.colour for one, look in zip(here, looks, strict=True)],
+            alpha=0.55,
+            linewidths=1.2,
+        )
+        marks(panel, costs, values, looks, size=3.5)
         panel.set_title(plain(task))
         panel.set_xlabel(here[0].cost_label)
         panel.margins(0.22)

@@ -1,18 +1,32 @@
 // One chart: its marks as objects once, its panels drawn anew whenever filters or widths change.
 class Chart {
+  // Marks of a chart that are still told apart, and quickly drawn.
+  static most = 3000;
+
   constructor(spec, place, title) {
     Object.assign(this, { spec, title, stale: true, visible: false });
-    const read = readers(spec.marks);
-    const names = ["panel", "series", "x", "y", "x_low", "x_high", "y_low", "y_high", "size", "failure", "reason", "note", "hollow", "front", "line", "rows"];
-    this.marks = Array.from({ length: spec.count }, (_, i) => ({ place: i, ...Object.fromEntries(names.map((name) => [name, read[name](i)])) }));
     this.series = new Map(spec.series.map((one) => [one.name, one]));
     this.grid = make("div", { class: "panels" });
     this.legend = make("ul", { class: "legend" });
     this.rows = new Rows(this);
-    place.append(this.grid, this.legend, this.rows.node);
+    this.word = make("p", { class: "caption", hidden: true });
+    place.append(this.word, this.grid, this.legend, this.rows.node);
     new IntersectionObserver(([entry]) => { this.visible = entry.isIntersecting; this.draw(); }, { rootMargin: "400px" }).observe(place);
     new ResizeObserver(() => { if (this.width !== place.clientWidth) this.dirty(); }).observe(place);
     this.place = place;
+  }
+
+  // Made when first drawn: a large page has a hundred thousand.
+  get marks() {
+    if (!this.made) {
+      const read = Object.entries(readers(this.spec.marks));
+      this.made = Array.from({ length: this.spec.count }, (_, place) => {
+        const mark = { place };
+        for (const [name, value] of read) mark[name] = value(place);
+        return mark;
+      });
+    }
+    return this.made;
   }
 
   dirty() { this.stale = true; this.draw(); }
@@ -30,12 +44,16 @@ class Chart {
     const across = Math.max(1, Math.min(panels.length, this.spec.ends ? 4 : 3, Math.floor((this.width + 16) / (least + 16))));
     this.grid.style.gridTemplateColumns = `repeat(${across}, minmax(0, 1fr))`;
     const width = Math.max(200, Math.floor((this.width - 16 * (across - 1)) / across));
+    this.crowded = this.spec.joined && !this.spec.bare && this.shown.length > Chart.most;
     this.panels = panels.map((panel) => new Panel(this, panel, width));
     this.grid.replaceChildren(...this.panels.map((panel) => panel.svg));
     if (!panels.length) this.grid.append(make("p", { class: "empty-section" }, "The filters leave nothing of this chart."));
     const series = this.spec.y.scale === "series" || this.spec.ends ? [] : this.names;
     this.legend.replaceChildren(...series.map((name) => this.entry(this.series.get(name))));
     this.legend.hidden = !series.length;
+    this.word.hidden = !this.crowded;
+    this.word.textContent = `${this.shown.length.toLocaleString("en-US")} values: lines alone are drawn. Up to ${Chart.most.toLocaleString("en-US")}, `
+      + "which the filters may leave, each has its mark and interval. Hover and rows are of all.";
     this.rows.refresh();
   }
 

@@ -15,8 +15,8 @@ class Panel {
     const ends = spec.ends ? [...chart.series.values()].map((one) => one.name.split(" · ").at(-1).length) : [];
     const [right, top, bottom] = [spec.ends ? 12 + 6 * Math.max(...ends) : 14, 30, height - 42];
     const good = this.marks.filter((mark) => !mark.failure && mark.y !== null && mark.x !== null);
-    // Panels share the axis of values, so that they compare at a glance.
-    const all = spec.size ? good : chart.shown.filter((mark) => !mark.failure && mark.x !== null && mark.y !== null);
+    // Panels share the axis of values, so that they compare at a glance; tasks of a learning curve have their own.
+    const all = spec.size || spec.bare ? good : chart.shown.filter((mark) => !mark.failure && mark.x !== null && mark.y !== null);
     const lines = spec.references.filter(([panel]) => panel === "" || panel === name);
     const values = (axis, marks) => marks.flatMap((m) => [m[axis], m[`${axis}_low`], m[`${axis}_high`]]).filter((v) => v !== null && (spec[axis].scale !== "log" || v > 0));
     const extra = (axis) => (spec.value === axis ? lines.flatMap(([, low, high]) => [low, high]) : []);
@@ -76,7 +76,7 @@ class Panel {
     for (const mark of marks) {
       mark.px = mark.x === null ? left + 10 : this.x.at(mark.x);
       mark.py = mark.failure && spec.y.scale !== "series" ? top + 8 + 11 * mark.rank : mark.y === null ? null : this.y.at(mark.y);
-      if (mark.py === null || spec.bare) continue;
+      if (mark.py === null || spec.bare || this.chart.crowded) continue;
       for (const axis of ["x", "y"]) {
         if (mark[`${axis}_low`] === null || mark[`${axis}_high`] === null) continue;
         const [a, b] = [this[axis].at(mark[`${axis}_low`]), this[axis].at(mark[`${axis}_high`])];

@@ -11,8 +11,9 @@ const charts = [...document.querySelectorAll("figure[data-chart]")].flatMap((fig
   });
 });
 new ResizeObserver(() => document.documentElement.style.setProperty("--bar", `${form.offsetHeight}px`)).observe(form);
-// A few charts are drawn at once, so that nothing moves when scrolled to; thousands of marks wait until in sight.
-if (charts.reduce((sum, chart) => sum + chart.marks.length, 0) < 20000) for (const chart of charts) chart.eager = true;
+// A few charts are drawn at once, so that nothing moves when scrolled to; in a large page each waits until in sight.
+const large = document.documentElement.classList.contains("large");
+if (!large) for (const chart of charts) chart.eager = true;
 readAddress();
 document.getElementById(anchor())?.scrollIntoView();
 // Paper cannot unfold: open every table of the report before printing.

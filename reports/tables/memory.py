@@ -93,13 +93,13 @@ def _fastest(fitting: Sequence[Contender], *, tried: bool) -> Cell:
     if rival:
         sure = apart(best, rival) and math.isfinite(best.speedup + rival.speedup)
         parts.append(
-            f"{number(best.speedup / rival.speedup)} times {rival.series}"
+            f"{number(best.speedup / rival.speedup)} times as fast as {rival.series}"
             if sure
             else f"no difference from {rival.series}"
         )
     if not best.exact:
-        parts.append(f"error {number(best.error)}" if math.isfinite(best.error) else "error not measured")
-        parts.append(f"exact: {exact.series}" if exact else "exact: none fits")
+        parts.append(f"output error {number(best.error)}" if math.isfinite(best.error) else "error not measured")
+        parts.append(f"fastest exact: {exact.series}" if exact else "no exact one fits")
     return Cell("; ".join(parts))
 
 

@@ -22,6 +22,10 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the extra `brows
 CHROMIUM = os.environ.get("ATTNBENCH_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path, none in ATTNBENCH_CHROMIUM")
 
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
+#: A step of a page on a machine with other work; nothing waits this long where it works.
+PATIENCE_MS = 180_000
+
 #: Every mark of a chart: its series, where it stands in its panel, the panel's title, and its class.
 _MARKS = """figure => [...document.querySelectorAll(`#figure-${figure} .panels svg`)].flatMap(panel =>
   [...panel.querySelectorAll('.mark')].map(mark => {
@@ -44,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield started
         started.close()
 
@@ -53,6 +57,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, home: Path) -> Iterator[Any]:
     """The page, from disk and without a network; a test fails with any error of its script."""
     context = browser.new_context(offline=True, accept_downloads=True)
+    context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
     wrong: list[str] = []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
@@ -253,8 +258,70 @@ def test_nothing_left_says_so(page: Any) -> None:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_sticks_out(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
-    page.wait_for_timeout(200)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Charts follow the width at their own pace.
+    page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
+
+
+#: Texts in sight whose contrast with what is behind them is below WCAG AA; what is disabled is exempt there.
+_FAINT = """() => {
+  const parts = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = colour.map((v) => ((v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = parts(getComputedStyle(node).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text; (text = walk.nextNode());) {
+    const node = text.parentElement;
+    if (!text.data.trim() || !node.checkVisibility() || node.closest('script, :disabled, [aria-hidden]')) continue;
+    const style = getComputedStyle(node);
+    const ink = parts(node.namespaceURI.endsWith('svg') ? style.fill : style.color).slice(0, 3);
+    const [a, b] = [light(ink), light(ground(node).slice(0, 3))].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    if ((a + .05) / (b + .05) < (large ? 3 : 4.5)) found.push([text.data.trim().slice(0, 40), ink, ground(node)]);
+  }
+  return found;
+}"""
+#: Elements that nothing names, and controls that the keyboard does not reach.
+_NAMELESS = """() => {
+  const named = (node) => node.ariaLabel || node.textContent.trim() || node.labels?.length || node.title;
+  const all = (selector) => [...document.querySelectorAll(selector)].filter((node) => node.checkVisibility());
+  return [
+    ...all('img:not([alt])'),
+    ...all('svg:not([aria-hidden])').filter((node) => !node.ariaLabel),
+    ...all('button, select, input, a[href], summary, [role=img], [role=region], [role=application]')
+      .filter((node) => !named(node)),
+    ...all('button:enabled, select, input, a[href], summary, .panels svg, .scroll')
+      .filter((node) => node.tabIndex < 0),
+    ...all('th:not([scope])'),
+  ].map((node) => node.outerHTML.slice(0, 120));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((node) => { node.open = true; })")
+    assert page.evaluate(_FAINT) == []
+
+
+def test_everything_has_a_name_and_is_reached_by_keyboard(page: Any) -> None:
+    page.evaluate("document.querySelectorAll('main details').forEach((node) => { node.open = true; })")
+    assert page.evaluate(_NAMELESS) == []
+    # A filter by keyboard alone: from one method to the next, and off.
+    page.focus('#filters input[name="method"][value="full"]')
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert not page.is_checked('#filters input[name="method"][value="sdpa"]')
+    assert page.locator(f'#figure-{figure(page)} g[data-series="sdpa"]').count() == 0
 
 
 def test_static_figures_without_a_script_and_on_paper(browser: Any, page: Any, home: Path) -> None:
@@ -271,6 +338,7 @@ def test_static_figures_without_a_script_and_on_paper(browser: Any, page: Any, h
     context.close()
 
 
+@pytest.mark.skipif("ATTNBENCH_TIMING" not in os.environ, reason="wants a quiet machine: ATTNBENCH_TIMING=1")
 def test_charts_are_drawn_soon(browser: Any, tmp_path: Path) -> None:
     tables = Tables()
     tables.rows["efficiency"] = costs(("sdpa", "linformer"))
@@ -278,5 +346,5 @@ def test_charts_are_drawn_soon(browser: Any, tmp_path: Path) -> None:
     opened = browser.new_page()
     opened.goto(out.as_uri())
     opened.wait_for_selector(".mark")
-    assert opened.evaluate("performance.now()") < 10_000  # on a busy machine; on an idle one it is well below 2 s
+    assert opened.evaluate("performance.now()") < 2000
     opened.close()
