@@ -16,7 +16,10 @@ _COLUMNS = ("env_id", "device", "dtype", "threads", "processes")
 def hardware(run: Run, frame: pd.DataFrame) -> list[str]:
     """A label for each row of `frame`; equal labels are equal hardware."""
     several = len(run.env_ids) > 1
-    return [_label(row, several) for row in records(frame[list(_COLUMNS)])]
+    rows = records(frame[list(_COLUMNS)])
+    keys = [tuple(row.values()) for row in rows]
+    labels = {key: _label(row, several) for key, row in dict(zip(keys, rows, strict=True)).items()}
+    return [labels[key] for key in keys]
 
 
 def _label(row: dict[str, object], several: bool) -> str:

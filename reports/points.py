@@ -7,6 +7,7 @@ import weakref
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, median
 
 import pandas as pd
@@ -50,11 +51,8 @@ class Point:
 def cost_points(frame: pd.DataFrame, column: str, places: Sequence[str]) -> list[Point]:
     """Points of a cost; repeats give the median of their values and the envelope of their intervals."""
 
-    def combine(rows: list[Row]) -> tuple[float, float, float, str]:
-        value = median(_number(row, column) for row in rows)
-        low = min(_number(row, f"{column}_low") for row in rows)
-        high = max(_number(row, f"{column}_high") for row in rows)
-        return value, low, high, ""
+    def combine(values: list[float], lows: list[float], highs: list[float]) -> tuple[float, float, float, str]:
+        return median(values), min(lows), max(highs), ""
 
     return _once(frame, "cost", column, *places, make=lambda: _points(frame, column, places, combine))
 
@@ -62,12 +60,8 @@ def cost_points(frame: pd.DataFrame, column: str, places: Sequence[str]) -> list
 def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top: float = math.inf) -> list[Point]:
     """Points of a quality: mean over seeds with a t-interval, or the interval of a single seed."""
 
-    def combine(rows: list[Row]) -> tuple[float, float, float, str]:
-        estimate = over_seeds(
-            [_number(row, column) for row in rows],
-            fmean(_number(row, f"{column}_low") for row in rows),
-            fmean(_number(row, f"{column}_high") for row in rows),
-        )
+    def combine(values: list[float], lows: list[float], highs: list[float]) -> tuple[float, float, float, str]:
+        estimate = over_seeds(values, fmean(lows), fmean(highs))
         return estimate.value, max(0.0, estimate.low), min(top, estimate.high), estimate.way
 
     return _once(frame, "seeds", column, *places, top, make=lambda: _points(frame, column, places, combine))
@@ -101,29 +95,31 @@ def _points(
     frame: pd.DataFrame,
     column: str,
     places: Sequence[str],
-    combine: Callable[[list[Row]], tuple[float, float, float, str]],
+    combine: Callable[[list[float], list[float], list[float]], tuple[float, float, float, str]],
 ) -> list[Point]:
-    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
-    indices: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    # A table has dozens of columns, and a run a hundred thousand rows.
-    read = [name for name in (*_READ, column, f"{column}_low", f"{column}_high") if name in frame]
-    for index, row in zip(frame.index, records(frame[list(dict.fromkeys((*read, *places)))]), strict=True):
-        key = (row["series"], *(row[place] for place in places))
+    # Lists by column, not a dictionary a row: a table has dozens of columns, and a run a hundred thousand rows.
+    known = {name: _list(frame[name]) for name in dict.fromkeys((*_READ, *places))}
+    values, lows, highs = (_floats(frame, name) for name in (column, f"{column}_low", f"{column}_high"))
+    index, status = frame.index.tolist(), known["status"]
+    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(*(known[name] for name in ("series", *places)), strict=True)):
         groups[key].append(row)
-        indices[key].append(int(index))
     points = []
     for key, rows in groups.items():
-        measured = [row for row in rows if row["status"] == "ok" and math.isfinite(_number(row, column))]
-        failure, reason = failures(rows)
+        measured = [row for row in rows if status[row] == "ok" and math.isfinite(values[row])]
+        failure, reason = "", ""
+        if any(status[row] != "ok" for row in rows):
+            failure, reason = failures({"status": status[row], "reason": known["reason"][row]} for row in rows)
         value = low = high = math.nan
         way = ""
         # A mean over the seeds that survived would hide the one that did not.
         if measured and not failure:
-            value, low, high, way = combine(measured)
+            parts = ([numbers[row] for row in measured] for numbers in (values, lows, highs))
+            value, low, high, way = combine(*parts)
         points.append(
             Point(
-                series=str(rows[0]["series"]),
-                method=str(rows[0]["method"]),
+                series=str(key[0]),
+                method=str(known["method"][rows[0]]),
                 place=key[1:],
                 value=value,
                 low=low,
@@ -131,9 +127,9 @@ def _points(
                 count=len(measured),
                 failure=failure,
                 reason=reason,
-                degenerate=any(row["degenerate"] is True for row in rows),
+                degenerate=any(known["degenerate"][row] is True for row in rows),
                 way=way,
-                rows=tuple(indices[key]),
+                rows=tuple(int(index[row]) for row in rows),
             )
         )
     return sorted(points, key=lambda point: (series_order(point.series, point.method), point.place))
@@ -164,15 +160,11 @@ def failures(rows: Iterable[Row]) -> tuple[str, str]:
 def records(frame: pd.DataFrame) -> list[Row]:
     """The rows as dictionaries of plain Python values; what is missing from a nullable column is None."""
     names = [str(name) for name in frame.columns]
-    columns = []
-    for place in range(len(names)):
-        column = frame.iloc[:, place]
-        values = column.tolist()
-        nullable = str(column.dtype) in ("Int64", "boolean")
-        columns.append([None if value is pd.NA else value for value in values] if nullable else values)
+    columns = [_list(frame.iloc[:, place]) for place in range(len(names))]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)] if names else []
 
 
+@lru_cache(maxsize=4096)
 def series_order(series: str, method: str) -> tuple[int, str, list[tuple[float, str]]]:
     """Exact methods first, then by name, budgets by size."""
     first = _FIRST.index(method) if method in _FIRST else len(_FIRST)
@@ -192,9 +184,18 @@ def modes(frame: pd.DataFrame) -> list[str]:
     return sorted(found, key=lambda mode: (MODES.index(mode) if mode in MODES else len(MODES), mode))
 
 
-def _number(row: Row, column: str) -> float:
-    value = row.get(column)
-    return float(value) if isinstance(value, (int, float)) else math.nan
+def _list(column: pd.Series) -> list[object]:
+    """The values as plain Python; what is missing from a nullable column is None."""
+    values: list[object] = column.tolist()
+    nullable = str(column.dtype) in ("Int64", "boolean")
+    return [None if value is pd.NA else value for value in values] if nullable else values
+
+
+def _floats(frame: pd.DataFrame, name: str) -> list[float]:
+    """A column as numbers; NaN where it, or a value of it, is missing."""
+    if name not in frame:
+        return [math.nan] * len(frame)
+    return [float(value) if isinstance(value, (int, float)) else math.nan for value in _list(frame[name])]
 
 
 def _is_number(word: str) -> bool:
