@@ -21,7 +21,7 @@ from reports.style import PNG_DPI
 _PNG_METADATA = {"Software": None}
 _SVG_METADATA = {"Date": None, "Creator": None}
 #: Characters of an SVG that stands in the page as elements.
-_MOST_INLINE = 1_000_000
+_MOST_INLINE = 400_000
 
 
 @dataclass(frozen=True)
