@@ -35,8 +35,7 @@ def collect(store: Store) -> list[str]:
             base = {"schema_version": SCHEMA_VERSION, "run": store.run, "env_id": env_id}
             rows["environments"].append({**base, "name": name, "value": value})
     for table, columns in TABLES.items():
-        formatted = [{key: text(row.get(key)) for key in columns} for row in rows[table]]
-        store.write_table(table, columns, formatted)
+        store.write_table(table, columns, ([text(row.get(key)) for key in columns] for row in rows[table]))
     return complaints
 
 

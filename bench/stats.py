@@ -34,13 +34,14 @@ class Estimate:
 
 
 def median(samples: Sequence[float], seed: int = 0) -> Estimate:
-    """The median and its percentile-bootstrap interval.
+    """The median and its expanded percentile-bootstrap interval.
 
-    Percentiles of few samples cover a little less than they say: with five the interval is their whole range, and
-    that covers 94 %. Hence the floor on the number of rounds.
+    Percentiles of few samples cover less than they say (of 300 intervals of the baseline against itself 276 held 1,
+    of these 291), so they are taken further out, as far as Student's distribution is wider than a normal one
+    (Hesterberg 2015, section 5.3).
 
-    The numbers are those of `scipy.stats.bootstrap`, in a tenth of its time: which samples a resample draws does
-    not depend on their values, so that its median follows from how often it drew each.
+    Resamples are those of `scipy.stats.bootstrap`, in a tenth of its time: which samples one draws does not depend
+    on their values, so that its median follows from how often it drew each.
     """
     values, count = np.asarray(samples, dtype=float), len(samples)
     order = np.argsort(values)
@@ -54,10 +55,23 @@ def median(samples: Sequence[float], seed: int = 0) -> Estimate:
     for times in _times_drawn(count, seed)[order]:
         drawn += times
         below += drawn < halves
-    medians = np.sort(ordered[below].sum(axis=0) / 2)
-    outside = (1 - CONFIDENCE) / 2 * (RESAMPLES - 1)
-    low, high = np.interp([outside, RESAMPLES - 1 - outside], np.arange(RESAMPLES), medians)
+    medians = ordered[below].sum(axis=0) / 2
+    outside = tail(count) * (RESAMPLES - 1)
+    first, between = int(outside), outside % 1
+    last = RESAMPLES - 1 - first
+    medians.partition((first, first + 1, last - 1, last))
+    low = medians[first] + between * (medians[first + 1] - medians[first])
+    high = medians[last] - between * (medians[last] - medians[last - 1])
     return Estimate(middle, float(low), float(high))
+
+
+@lru_cache
+def tail(count: int) -> float:
+    """The share of resamples on each side of the interval of so many samples, 0.025 for very many."""
+    from scipy.special import ndtr, stdtrit
+
+    further = math.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - CONFIDENCE) / 2)
+    return float(ndtr(further))
 
 
 @lru_cache(maxsize=32)

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,12 @@ class Store:
         if not path.exists():
             self._replace(path, json.dumps(environment, indent=1, sort_keys=True) + "\n")
 
-    def write_table(self, name: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-        """Write one CSV file whole; missing values are empty fields."""
+    def write_table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+        """Write one CSV file whole; rows hold a field for each column."""
         path = self.folder / f"{name}.csv"
         with explained(path), _Replacing(path) as handle:
-            writer = csv.DictWriter(handle, fieldnames=list(columns), lineterminator="\n")
-            writer.writeheader()
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(columns)
             writer.writerows(rows)
         return path
 
