@@ -15,6 +15,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "kv_heads": (1, None),
     "head_dim": (1, None),
     "seed": (0, 2**31 - 1),
+    "workers": (1, None),
     "timeout_s": (0.001, None),
     "memory_limit_mib": (1, None),
     "checkpoint_s": (0, None),

@@ -241,6 +241,7 @@ class Config:
     results_dir: str = "results"
     rerun: Rerun | None = None
     shard: str | None = None
+    workers: int | None = None
     isolation: Isolation = Isolation.auto
     timeout_s: float | None = None
     memory_limit_mib: float | None = None
