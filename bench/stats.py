@@ -36,8 +36,8 @@ class Estimate:
 def median(samples: Sequence[float], seed: int = 0) -> Estimate:
     """The median and its expanded percentile-bootstrap interval.
 
-    Percentiles of few samples cover less than they say (of 300 intervals of the baseline against itself 276 held 1,
-    of these 291), so they are taken further out, as far as Student's distribution is wider than a normal one
+    Percentiles of few samples cover less than they say (of 300 intervals of the baseline against itself 276 held
+    1, of these 291), so they are taken further out, as far as Student's distribution is wider than a normal one
     (Hesterberg 2015, section 5.3).
 
     Resamples are those of `scipy.stats.bootstrap`, in a tenth of its time: which samples one draws does not depend
