@@ -35,7 +35,7 @@ def collect(store: Store) -> list[str]:
             base = {"schema_version": SCHEMA_VERSION, "run": store.run, "env_id": env_id}
             rows["environments"].append({**base, "name": name, "value": value})
     for table, columns in TABLES.items():
-        store.write_table(table, columns, ([text(row.get(key)) for key in columns] for row in rows[table]))
+        store.write_table(table, list(columns), ([text(row.get(key)) for key in columns] for row in rows[table]))
     return complaints
 
 
@@ -48,6 +48,11 @@ def outside(ratio: float | None) -> bool | None:
 def contended(wait_share: float | None) -> bool | None:
     """Whether others evidently took the cores meanwhile; None where it is unknown."""
     return None if wait_share is None else wait_share > CONTENDED
+
+
+def was_contended(record: dict[str, Any]) -> bool:
+    """Whether the machine was evidently not free while the times of a record's rounds were taken."""
+    return any(row.get("contended") is True for table, row in rows_of(record) if table == "efficiency")
 
 
 def text(value: Any) -> str:

@@ -117,6 +117,7 @@ class Rerun(Enum):
     none = "none"
     failed = "failed"
     stale = "stale"
+    contended = "contended"
     all = "all"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bench.cell import Cell
-from bench.collect import collect
+from bench.collect import collect, was_contended
 from bench.environment import env_id
 from bench.execute import Limits, capture_environment, measure_ceiling, new_record, run_cell
 from bench.fingerprint import fingerprint
@@ -54,6 +54,8 @@ def must_run(record: dict[str, Any] | None, cell: Cell, rerun: str) -> bool:
         return True  # the data may have come since
     if rerun == "failed":
         return record["status"] not in ("ok", "unsupported")
+    if rerun == "contended":
+        return was_contended(record)
     return rerun == "stale" and record["code_fingerprint"] != fingerprint(cell)
 
 

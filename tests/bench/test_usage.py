@@ -13,6 +13,7 @@ import pytest
 from bench.collect import CONTENDED, contended, rows_of
 from bench.execute import new_record
 from bench.measure.usage import Meter, add, shares, waited_s
+from bench.sweep import must_run
 from tests.bench.conftest import make_plan
 
 
@@ -87,3 +88,13 @@ def test_rows_say_when_the_machine_was_not_free_and_nothing_where_that_was_not_r
     before = next(rows_of(record({})))[1]  # a record of before
     assert before["cpu_share"] == pytest.approx(0.75)
     assert (before["wait_share"], before["contended"]) == (None, None)
+
+
+def test_cells_that_were_measured_beside_others_can_be_measured_again():
+    (planned,) = make_plan("method=linear hardware.threads=2")
+    busy, free = (record({"usage": {"wall_s": 1.0, "cpu_s": 1.0, "waited_s": waited}}) for waited in (0.2, 0.01))
+    assert must_run(busy, planned.cell, "contended")
+    assert not must_run(free, planned.cell, "contended")
+    assert not must_run(record({}), planned.cell, "contended")  # nothing says so
+    assert not must_run({**busy, "status": "oom", "results": {}}, planned.cell, "contended")
+    assert not must_run(busy, planned.cell, "failed")
