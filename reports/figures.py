@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import multiprocessing
+import os
 import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from reports.charts import Chart
 from reports.load import Run
@@ -46,8 +54,38 @@ class Drawn:
     charts: tuple[Chart, ...] = ()
 
 
-def render(request: Request, folder: Path) -> Drawn | None:
-    """Draw one figure into `folder`; None where the run has nothing to show in it."""
+def render(requests: Sequence[Request], folder: Path) -> dict[str, Drawn]:
+    """Draw the figures into `folder`; by name, without those for which the run has nothing to show.
+
+    Several are drawn at a time, in processes of their own, which get `requests` by being forked.
+    """
+    bar = partial(tqdm, total=len(requests), desc="figures", unit="figure", leave=False)
+    with _side_by_side(requests) as each:
+        files = each(partial(_file, folder), range(len(requests)))
+        drawn = (_drawn(*pair) for pair in bar(zip(requests, files, strict=True)))
+        return {figure.name: figure for figure in drawn if figure is not None}
+
+
+#: What the processes that draw have of the one that started them.
+_requests: Sequence[Request] = ()
+
+
+@contextmanager
+def _side_by_side(requests: Sequence[Request]) -> Iterator[Callable[..., Iterator[str | None]]]:
+    """A `map` over a process a core where processes can be forked; elsewhere the one that there is."""
+    global _requests
+    _requests = requests
+    if sys.platform != "linux" or len(requests) < 2:
+        yield map
+        return
+    cores = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(min(cores, len(requests)), multiprocessing.get_context("fork")) as pool:
+        yield pool.map
+
+
+def _file(folder: Path, index: int) -> str | None:
+    """Draw and save the figure of one request; what stands in the page, or None where there is nothing to show."""
+    request = _requests[index]
     figure = request.plot.draw(request.run)
     if figure is None:
         return None
@@ -58,8 +96,13 @@ def render(request: Request, folder: Path) -> Drawn | None:
     path.with_suffix(".csv").write_text(
         request.plot.data(request.run).to_csv(index=False, lineterminator="\n"), encoding="utf-8"
     )
+    return embedded(path)
+
+
+def _drawn(request: Request, svg: str | None) -> Drawn | None:
+    if svg is None:
+        return None
     title = f"{request.plot.title}: {request.setting}" if request.setting else request.plot.title
-    svg = embedded(path)
     charts = tuple(chart for make in request.plot.charts if (chart := make(request.run)) is not None)
     return Drawn(request.name, title, request.plot.caption, f"{title}. {request.plot.caption}", svg, charts)
 

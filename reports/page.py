@@ -7,11 +7,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from tqdm import tqdm
 
 from reports import header
 from reports.charts.embed import document
-from reports.figures import Drawn, Request, render
+from reports.figures import Drawn, render
 from reports.filters import filters
 from reports.load import Run
 from reports.reproduce import UNTOLD
@@ -44,11 +43,7 @@ def build(run: Run, folder: Path, *, command: str) -> Path:
 
 
 def _draw(chapters: Iterable[Section], folder: Path) -> dict[str, Drawn]:
-    requests: list[Request] = [
-        request for chapter in chapters for part in chapter.parts for request in part.figures
-    ]
-    drawn = (render(request, folder) for request in tqdm(requests, desc="figures", unit="figure", leave=False))
-    return {figure.name: figure for figure in drawn if figure is not None}
+    return render([request for chapter in chapters for part in chapter.parts for request in part.figures], folder)
 
 
 def _tables(chapters: Iterable[Section]) -> list[Table]:
