@@ -52,7 +52,15 @@ def contended(wait_share: float | None) -> bool | None:
 
 def was_contended(record: dict[str, Any]) -> bool:
     """Whether the machine was evidently not free while the times of a record's rounds were taken."""
-    return any(row.get("contended") is True for table, row in rows_of(record) if table == "efficiency")
+    return contended(_wait_share(record)) is True
+
+
+def _wait_share(record: dict[str, Any]) -> float | None:
+    """Of the rounds of a cost; None where there are none, or on another device, whose work no thread waits for."""
+    hardware = record["cell"]["hardware"]
+    if hardware["device"] != "cpu":
+        return None
+    return shares(record["results"].get("latency", {}).get("usage", {}), hardware["threads"])["wait_share"]
 
 
 def text(value: Any) -> str:
@@ -193,7 +201,7 @@ def usage_columns(record: dict[str, Any], row: Row) -> Row:
     hardware = record["cell"]["hardware"]
     if hardware["device"] != "cpu":
         return {}
-    waited = shares(record["results"]["latency"].get("usage", {}), hardware["threads"])["wait_share"]
+    waited = _wait_share(record)
     return {
         "cpu_share": row["cpu_ms"] / row["latency_ms"] / hardware["threads"],
         "wait_share": waited,

@@ -42,9 +42,10 @@ def run_side_by_side(
                 helper.wait()
     if not summary.interrupted:  # now the costs, and what a lost helper left
         summary = run_plan(plan, store, limits, "none", bar=bar)
-    records = [store.read(item.cell.cell_id) for item in plan]
-    summary.records = [record for record in records if record is not None]
-    summary.planned = len(plan)
+    else:
+        summary.planned = len(plan)
+        records = (store.read(item.cell.cell_id) for item in plan)
+        summary.records = [record for record in records if record is not None]
     summary.executed = len(summary.records) - (len(plan) - len(pending))
     return summary
 
