@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the process that started this one does (Linux)"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # options may stand before the ids
     if bool(options.cells) == options.finish:
         parser.error("expected ids of cells, or --finish")
     end_as_if_interrupted()

@@ -7,8 +7,11 @@ the same cells by `bench/one.py`: whoever is free takes the next, as workers of 
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO
 
 from bench.execute import Limits
 from bench.jobs import publish
@@ -36,12 +39,12 @@ def run_side_by_side(
     pending = publish(store, plan, limits, rerun)
     waiting = [item.cell.cell_id for item in _trainings(pending)]
     with _helpers(store, waiting, min(workers, len(waiting)) - 1) as helpers:
-        summary = run_plan(trainings, store, limits, "none", bar=bar)
+        summary, lost = run_plan(trainings, store, limits, "none", bar=bar), []
         if not summary.interrupted:
-            for helper in helpers:
-                helper.wait()
+            lost = [complaint for helper in helpers if (complaint := helper.complaint())]
     if not summary.interrupted:  # now the costs, and what a lost helper left
         summary = run_plan(plan, store, limits, "none", bar=bar)
+        summary.complaints = [*lost, *summary.complaints]
     else:
         summary.planned = len(plan)
         records = (store.read(item.cell.cell_id) for item in plan)
@@ -54,16 +57,36 @@ def _trainings(plan: Sequence[Planned]) -> list[Planned]:
     return [item for item in plan if item.cell.table == "accuracy"]
 
 
+@dataclass
+class _Helper:
+    """A process that runs cells. What it has to say is in the records, unless it could not run at all."""
+
+    process: subprocess.Popen[bytes]
+    said: IO[str]
+
+    def complaint(self) -> str:
+        """Wait for its end; what went wrong, or nothing where all went well or others had some of the cells."""
+        code = self.process.wait()
+        if code in (0, 1):
+            return ""
+        self.said.seek(0)
+        lines = [line for line in self.said.read().splitlines() if line.strip()]
+        return f"a helper ended with exit code {code}: {lines[-1] if lines else 'it said nothing'}"
+
+
 @contextmanager
-def _helpers(store: Store, cell_ids: Sequence[str], count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+def _helpers(store: Store, cell_ids: Sequence[str], count: int) -> Iterator[list[_Helper]]:
     """So many more processes for these cells; those that are still there at the end of the block are ended."""
-    line = command(store.folder, "--die-with-parent", *cell_ids)
-    quiet = subprocess.DEVNULL  # what they have to say is in the records
-    running = [subprocess.Popen(line, stdin=quiet, stdout=quiet, stderr=quiet) for _ in range(count)]
-    try:
-        yield running
-    finally:
-        for helper in running:
-            helper.terminate()
-        for helper in running:
-            helper.wait()
+    line, quiet = command(store.folder, "--die-with-parent", *cell_ids), subprocess.DEVNULL
+    running: list[_Helper] = []
+    with ExitStack() as files:
+        try:
+            for _ in range(count):
+                said = files.enter_context(tempfile.TemporaryFile("w+"))
+                running.append(_Helper(subprocess.Popen(line, stdin=quiet, stdout=quiet, stderr=said), said))
+            yield running
+        finally:
+            for helper in running:
+                helper.process.terminate()
+            for helper in running:
+                helper.process.wait()

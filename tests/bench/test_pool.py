@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -54,6 +55,29 @@ def test_the_whole_plan_is_run_costs_last(tmp_path: Path):
     assert (again.executed, len(again.records)) == (0, 4)
     third = run_side_by_side(plan, Store(tmp_path, "x"), Limits(), "all", 2, bar=False)
     assert third.executed == 4
+
+
+def test_a_helper_runs_trainings_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plan, store, done = plan_of(2, costs=1), Store(tmp_path, "x"), []
+
+    def idle(items, *_, **__):
+        """Leave all to the helper: the trainings at the first call, then look at what is there."""
+        records = [store.read(item.cell.cell_id) for item in items]
+        done.append(Counter(record["status"] if record else "to do" for record in records))
+        return pool.Summary()
+
+    monkeypatch.setattr(pool, "run_plan", idle)
+    summary = run_side_by_side(plan, store, Limits(), "none", 2, bar=False)
+    assert done == [{"to do": 2}, {"ok": 2, "to do": 1}]
+    assert summary.complaints == []
+
+
+def test_a_helper_that_could_not_run_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    code = "import sys; print('no such thing', file=sys.stderr); sys.exit(2)"
+    monkeypatch.setattr(pool, "command", lambda *_: [sys.executable, "-c", code])
+    summary = run_side_by_side(plan_of(2), Store(tmp_path, "x"), Limits(), "none", 2, bar=False)
+    assert [record["status"] for record in summary.records] == ["ok"] * 2
+    assert summary.complaints == ["a helper ended with exit code 2: no such thing"]
 
 
 @pytest.fixture
