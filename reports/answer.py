@@ -40,6 +40,10 @@ class Contender:
         return self.error < EXACT or (self.method in _EXACT_METHODS and not math.isfinite(self.error))
 
 
+#: (mode, length) -> who was timed there.
+Places = dict[tuple[str, int], list[Contender]]
+
+
 @dataclass(frozen=True)
 class Choice:
     """The best contender of a group, and how far ahead of its rival it is: one it ties with, else the next."""
@@ -80,22 +84,22 @@ class Answer:
         return ahead(self.close, self.exact)
 
 
-def answers(run: Run) -> list[Answer]:
-    """An answer for each mode and length of a narrowed run, from cells that do not equal full attention."""
-    places = contenders(run)
+def answers(run: Run, places: Places | None = None) -> list[Answer]:
+    """An answer for each mode and length of a narrowed run, from its `contenders`, if they are known already."""
+    places = contenders(run) if places is None else places
     order = {mode: rank for rank, mode in enumerate(modes(run.efficiency))}
     return [_answer(*place, places[place]) for place in sorted(places, key=lambda key: (order[key[0]], key[1]))]
 
 
-def contenders(run: Run) -> dict[tuple[str, int], list[Contender]]:
-    """(mode, length) -> who was timed there and does not equal full attention; of a narrowed run."""
+def contenders(run: Run) -> Places:
+    """Who was timed and does not equal full attention, in a narrowed run."""
     places = ("mode", "seq_len")
     columns = {
         column: {(p.series, p.place): p for p in cost_points(run.efficiency, column, places)}
         for column in ("speedup", "latency_ms", "peak_mib")
     }
     errors = output_errors(run)
-    found: dict[tuple[str, int], list[Contender]] = {}
+    found: Places = {}
     for (series, (mode, seq_len)), point in columns["latency_ms"].items():
         if point.measured and not point.degenerate:
             place = (str(mode), int(str(seq_len)))
@@ -188,7 +192,8 @@ def output_errors(run: Run) -> dict[tuple[str, int], float]:
 
     measured = _mean_by(records(at_default_norm(run.errors[run.errors["status"] == "ok"])), key)
     found: dict[tuple[str, int], float] = {}
-    for row in records(run.efficiency[["series", *configuration, "output_error"]]):
+    rows = run.efficiency[["series", *configuration, "output_error"]]
+    for row in records(rows if measured else rows[rows["output_error"].notna()]):
         place = (str(row["series"]), int(str(row["seq_len"])))
         seen = float(str(row["output_error"]))
         # A cost cell ran on other inputs, but on the very shape; it decides where it says "exact".

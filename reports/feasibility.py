@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from reports.load import Run
-from reports.points import Point, by_line, cost_points, modes, ordered_series
+from reports.points import Point, by_line, cost_points, modes, once, ordered_series
 from reports.text import length, number
 
 MIB_A_GIB = 1024
 #: Columns of a table.
 _MOST = 6
-_PLACES = ("mode", "seq_len")
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,13 @@ def with_footprint(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(footprint_mib=frame["peak_mib"] + frame["inputs_mib"] + frame["parameters_mib"])
 
 
+def footprint_points(frame: pd.DataFrame) -> list[Point]:
+    """The points of `with_footprint` at (mode, length)."""
+    return once(
+        frame, "footprint", make=lambda: cost_points(with_footprint(frame), "footprint_mib", ("mode", "seq_len"))
+    )
+
+
 def limits(run: Run) -> list[int]:
     """Powers of two in MiB up to the first that holds every measured footprint; [] without one."""
     footprints = with_footprint(run.efficiency)["footprint_mib"].dropna()
@@ -67,8 +73,8 @@ def whole_size(mib: int) -> str:
 
 def longest(run: Run) -> list[Longest]:
     """An answer for each mode, series and limit of a narrowed run."""
-    frame = with_footprint(run.efficiency)
-    lines = by_line(cost_points(frame, "footprint_mib", _PLACES))
+    frame = run.efficiency
+    lines = by_line(footprint_points(frame))
     within = limits(run)
     found = []
     for mode in modes(frame):

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from reports import header
-from reports.charts.embed import document
+from reports.charts.embed import chart_text, rows_texts
 from reports.figures import Drawn, render
 from reports.filters import filters
 from reports.load import Run
@@ -17,10 +17,14 @@ from reports.reproduce import UNTOLD
 from reports.sections import Section, sections
 from reports.style import use_theme
 from reports.tables import Table
+from reports.tables.html import rows_html
 
 _HERE = Path(__file__).parent
-#: Rows of a table that stand in the page: nobody reads more there, and a browser lays out each.
+#: Rows of a table that stand in the page, nobody reads more there; fewer where all tables together have more
+#: than so many fields, for a browser lays out each.
 _MOST_ROWS = 200
+_MOST_FIELDS = 10_000
+_LEAST_ROWS = 12
 #: Marks up to which all charts of a page are drawn at once, so that nothing moves when it is scrolled to.
 _MOST_MARKS = 20_000
 #: The script of the page in the order of its parts: each names what those after it use.
@@ -48,6 +52,11 @@ def _draw(chapters: Iterable[Section], folder: Path) -> dict[str, Drawn]:
 
 def _tables(chapters: Iterable[Section]) -> list[Table]:
     return [table for chapter in chapters for part in chapter.parts for table in part.tables]
+
+
+def _most_rows(tables: Iterable[Table]) -> int:
+    fields = sum(min(len(table.rows), _MOST_ROWS) * len(table.header) for table in tables)
+    return min(_MOST_ROWS, max(_LEAST_ROWS, _MOST_ROWS * _MOST_FIELDS // max(1, fields)))
 
 
 def _write(table: Table, folder: Path) -> None:
@@ -79,10 +88,12 @@ def _html(run: Run, chapters: list[Section], drawn: dict[str, Drawn], command: s
         drawn=drawn,
         command=command,
         untold=UNTOLD,
-        most_rows=_MOST_ROWS,
+        most_rows=_most_rows(_tables(chapters)),
         large=sum(len(chart.marks) for figure in drawn.values() for chart in figure.charts) > _MOST_MARKS,
         filters=filters(run),
-        data=Markup(document(run, {name: figure.charts for name, figure in drawn.items() if figure.charts})),
+        rows_texts=rows_texts(run),
+        chart_text=chart_text,
+        rows_html=lambda rows, stacked: Markup(rows_html(rows, stacked=stacked)),
         script=Markup(_script()),
         css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         # matplotlib escapes the labels itself.

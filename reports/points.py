@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean, median
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -18,8 +19,8 @@ MODES = ("forward", "train", "decode")
 #: Exact attention comes first in every legend and table.
 _FIRST = ("full", "sdpa")
 
-#: What every point is made of, beside its value and its place.
-_READ = ("series", "method", "status", "reason", "degenerate")
+#: What every point is made of, beside its series, its place and its value.
+_READ = ("method", "status", "reason", "degenerate")
 
 Row = dict[str, object]
 
@@ -54,7 +55,7 @@ def cost_points(frame: pd.DataFrame, column: str, places: Sequence[str]) -> list
     def combine(values: list[float], lows: list[float], highs: list[float]) -> tuple[float, float, float, str]:
         return median(values), min(lows), max(highs), ""
 
-    return _once(frame, "cost", column, *places, make=lambda: _points(frame, column, places, combine))
+    return once(frame, "cost", column, *places, make=lambda: _points(frame, column, places, combine))
 
 
 def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top: float = math.inf) -> list[Point]:
@@ -64,7 +65,7 @@ def seed_points(frame: pd.DataFrame, column: str, places: Sequence[str], *, top:
         estimate = over_seeds(values, fmean(lows), fmean(highs))
         return estimate.value, max(0.0, estimate.low), min(top, estimate.high), estimate.way
 
-    return _once(frame, "seeds", column, *places, top, make=lambda: _points(frame, column, places, combine))
+    return once(frame, "seeds", column, *places, top, make=lambda: _points(frame, column, places, combine))
 
 
 def by_line(points: Iterable[Point]) -> dict[tuple[str, object], list[Point]]:
@@ -75,12 +76,13 @@ def by_line(points: Iterable[Point]) -> dict[tuple[str, object], list[Point]]:
     return lines
 
 
-#: (frame, kind, column, places, top) -> points. Tables, figures and charts ask for the same ones again and again.
-_made: OrderedDict[tuple[object, ...], tuple[weakref.ref[pd.DataFrame], list[Point]]] = OrderedDict()
-_KEPT = 32
+#: (frame, kind, column, ...) -> what was made. Tables, figures and charts ask for the same again and again.
+_made: OrderedDict[tuple[object, ...], tuple[weakref.ref[pd.DataFrame], Any]] = OrderedDict()
+_KEPT = 64
+_T = TypeVar("_T")
 
 
-def _once(frame: pd.DataFrame, *key: object, make: Callable[[], list[Point]]) -> list[Point]:
+def once(frame: pd.DataFrame, *key: object, make: Callable[[], _T]) -> _T:
     """What `make` gives for a frame, made once; an id may come again, so the frame must be the very one."""
     place = (id(frame), *key)
     known = _made.get(place)
@@ -88,7 +90,41 @@ def _once(frame: pd.DataFrame, *key: object, make: Callable[[], list[Point]]) ->
         _made[place] = known = (weakref.ref(frame), make())
         if len(_made) > _KEPT:
             _made.popitem(last=False)
-    return known[1]
+    made: _T = known[1]
+    return made
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The rows of a series at a place: where they stand, those that ended well, and what they share."""
+
+    key: tuple[object, ...]
+    method: str
+    rows: tuple[int, ...]
+    ok: tuple[int, ...]
+    failure: str
+    reason: str
+    degenerate: bool
+
+
+def _groups(frame: pd.DataFrame, places: Sequence[str]) -> list[_Group]:
+    """The groups of a table, in the order of legends and tables."""
+    # Lists by column, not a dictionary a row: a table has dozens of columns, and a run a hundred thousand rows.
+    method, status, reason, flags = (_list(frame[name]) for name in _READ)
+    degenerate = [flag is True for flag in flags]
+    ok = [word == "ok" for word in status]
+    found: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(*(_list(frame[name]) for name in ("series", *places)), strict=True)):
+        found[key].append(row)
+    groups = []
+    for key, rows in found.items():
+        good = [row for row in rows if ok[row]]
+        failure = why = ""
+        if len(good) < len(rows):
+            failure, why = failures({"status": status[row], "reason": reason[row]} for row in rows)
+        equal = any(degenerate[row] for row in rows)
+        groups.append(_Group(key, str(method[rows[0]]), tuple(rows), tuple(good), failure, why, equal))
+    return sorted(groups, key=lambda group: (series_order(str(group.key[0]), group.method), group.key[1:]))
 
 
 def _points(
@@ -97,42 +133,34 @@ def _points(
     places: Sequence[str],
     combine: Callable[[list[float], list[float], list[float]], tuple[float, float, float, str]],
 ) -> list[Point]:
-    # Lists by column, not a dictionary a row: a table has dozens of columns, and a run a hundred thousand rows.
-    known = {name: _list(frame[name]) for name in dict.fromkeys((*_READ, *places))}
     values, lows, highs = (_floats(frame, name) for name in (column, f"{column}_low", f"{column}_high"))
-    index, status = frame.index.tolist(), known["status"]
-    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for row, key in enumerate(zip(*(known[name] for name in ("series", *places)), strict=True)):
-        groups[key].append(row)
+    index = frame.index.tolist()
     points = []
-    for key, rows in groups.items():
-        measured = [row for row in rows if status[row] == "ok" and math.isfinite(values[row])]
-        failure, reason = "", ""
-        if any(status[row] != "ok" for row in rows):
-            failure, reason = failures({"status": status[row], "reason": known["reason"][row]} for row in rows)
+    for group in once(frame, "groups", *places, make=lambda: _groups(frame, places)):
+        measured = [row for row in group.ok if math.isfinite(values[row])]
         value = low = high = math.nan
         way = ""
         # A mean over the seeds that survived would hide the one that did not.
-        if measured and not failure:
+        if measured and not group.failure:
             parts = ([numbers[row] for row in measured] for numbers in (values, lows, highs))
             value, low, high, way = combine(*parts)
         points.append(
             Point(
-                series=str(key[0]),
-                method=str(known["method"][rows[0]]),
-                place=key[1:],
+                series=str(group.key[0]),
+                method=group.method,
+                place=group.key[1:],
                 value=value,
                 low=low,
                 high=high,
                 count=len(measured),
-                failure=failure,
-                reason=reason,
-                degenerate=any(known["degenerate"][row] is True for row in rows),
+                failure=group.failure,
+                reason=group.reason,
+                degenerate=group.degenerate,
                 way=way,
-                rows=tuple(int(index[row]) for row in rows),
+                rows=tuple([int(index[row]) for row in group.rows]),
             )
         )
-    return sorted(points, key=lambda point: (series_order(point.series, point.method), point.place))
+    return points
 
 
 def tidy(points: Sequence[Point], place_names: Sequence[str]) -> pd.DataFrame:
@@ -174,13 +202,13 @@ def series_order(series: str, method: str) -> tuple[int, str, list[tuple[float, 
 
 def ordered_series(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """Each (series, method) of `frame`, in the order of legends and tables."""
-    pairs = {(str(s), str(m)) for s, m in zip(frame["series"], frame["method"], strict=True)}
+    pairs = set(zip(frame["series"].tolist(), frame["method"].tolist(), strict=True))
     return sorted(pairs, key=lambda pair: series_order(*pair))
 
 
 def modes(frame: pd.DataFrame) -> list[str]:
     """The modes of `frame`, the known ones in their usual order."""
-    found = {str(mode) for mode in frame["mode"]}
+    found = frame["mode"].unique()
     return sorted(found, key=lambda mode: (MODES.index(mode) if mode in MODES else len(MODES), mode))
 
 
@@ -195,6 +223,8 @@ def _floats(frame: pd.DataFrame, name: str) -> list[float]:
     """A column as numbers; NaN where it, or a value of it, is missing."""
     if name not in frame:
         return [math.nan] * len(frame)
+    if frame[name].dtype == float:
+        return list(frame[name].tolist())
     return [float(value) if isinstance(value, (int, float)) else math.nan for value in _list(frame[name])]
 
 

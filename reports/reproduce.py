@@ -45,8 +45,8 @@ def commands(run: Run, table: str) -> list[str]:
     fixed += ["steps"] if table == "accuracy" else []
     groups: dict[tuple[str, ...], list[Row]] = {}
     for _, rows in frame[[*fixed, *_SWEPT]].groupby(fixed, dropna=False, sort=False):
-        found = records(rows.drop_duplicates())
-        groups.setdefault(_words(found[0], table), []).extend(found)
+        words = _words(records(rows.iloc[:1])[0], table)
+        groups.setdefault(words, []).extend(records(rows[list(_SWEPT)].drop_duplicates()))
     lines = [_line(words, product) for words, rows in groups.items() for product in _products(rows)]
     return list(dict.fromkeys(lines))
 

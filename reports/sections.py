@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from reports import plots
 from reports.accuracy import accuracy_sentences
-from reports.answer import answers, sentences
+from reports.answer import answers, contenders, sentences
 from reports.figures import Request
 from reports.hardware import hardware
 from reports.literature import caveats, literature_tables
@@ -138,10 +138,11 @@ def _requests(group: tuple[Plot, ...], setting: Setting, suffix: str) -> tuple[R
 
 
 def _answer(setting: Setting, suffix: str) -> Part | None:
-    found = answers(setting.run)
+    places = contenders(setting.run)
+    found = answers(setting.run, places)
     if not found:
         return None
-    tables = (within_table(setting.run, suffix), answer_table(found, suffix))
+    tables = (within_table(setting.run, places, suffix), answer_table(found, suffix))
     return Part(
         setting.label, setting.context, tuple(sentences(found)), tables=tuple(table for table in tables if table)
     )

@@ -51,6 +51,8 @@ _OF_TASK = (
     *("model", "layers", "width", "ff_dim", "dropout", "positions", "pooling", "pooled_norm"),
 )
 NO_TASK = ("", "none")
+#: What has one value at each place of a line.
+_LINE = ["env_id", "level", "mode", "task", "seq_len", "batch_size"]
 _COUNTED = {"layers": "layer", "ff_chunks": "feed-forward chunk", "heads": "head", "threads": "thread"}
 
 
@@ -72,6 +74,8 @@ def cost_settings(run: Run) -> list[Setting]:
     """The settings of `efficiency`, without training cells of a task at its one length."""
     settings = _split(run, "efficiency", list(_CONTEXT))
     kept = [setting.run.efficiency for setting in settings if _scales(setting.run.efficiency)]
+    if len(kept) == len(settings):
+        return settings
     # Split again: what sets the remaining ones apart may be less.
     return _split(run.narrow("efficiency", pd.concat(kept)), "efficiency", list(_CONTEXT)) if kept else []
 
@@ -98,15 +102,18 @@ def with_series(frame: pd.DataFrame) -> pd.DataFrame:
     labels: dict[tuple[str, str, str, str], str] = {}
     for method, rows in frame.groupby("method", sort=True):
         labels |= _labels(str(method), rows)
-    return frame.assign(series=[labels[key] for key in _configurations(frame)])
+    names = [labels[key] for key in _configurations(frame)]
+    return frame.assign(series=pd.Series(names, frame.index, dtype="object"))
 
 
 def _labels(method: str, rows: pd.DataFrame) -> dict[tuple[str, str, str, str], str]:
-    keyed = rows.assign(key=[f"{key}" for key in _configurations(rows)])
-    configurations = sorted(set(_configurations(rows)))
+    keys = _configurations(rows)
+    configurations = sorted(set(keys))
+    numbers = {key: place for place, key in enumerate(configurations)}
+    keyed = rows[_LINE].assign(key=[numbers[key] for key in keys])
     budgets = {(name, value) for _, name, value, _ in configurations}
     # One configuration a place: a budget that follows the length or the task is one line, not many.
-    if _follows(keyed, "key", ["env_id", "level", "mode", "task", "seq_len", "batch_size"]):
+    if _follows(keyed, "key", _LINE):
         label = _budget_label(method, *next(iter(budgets))) if len(budgets) == 1 else method
         return dict.fromkeys(configurations, label)
     names = {key: _budget_label(*key[:3]) for key in configurations}
@@ -116,8 +123,10 @@ def _labels(method: str, rows: pd.DataFrame) -> dict[tuple[str, str, str, str], 
 
 
 def _configurations(frame: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    columns = (frame[name] for name in ("method", "budget_name", "budget_value", "method_params"))
-    return [(str(m), str(b), "" if pd.isna(v) else f"{v:g}", str(p)) for m, b, v, p in zip(*columns, strict=True)]
+    known = {value: f"{value:g}" for value in frame["budget_value"].dropna().unique()}
+    values = [known.get(value, "") for value in frame["budget_value"].tolist()]
+    method, budget, params = (frame[name].tolist() for name in ("method", "budget_name", "method_params"))
+    return list(zip(method, budget, values, params, strict=True))
 
 
 def _budget_label(method: str, name: str, value: str) -> str:

@@ -1,67 +1,71 @@
-"""All charts and the rows behind them as one compact JSON text, which stands in the page once."""
+"""Charts, and the rows behind them, as compact JSON texts in the page, each read when it is first needed."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from reports.charts.base import Chart, Series
 from reports.hardware import HARDWARE, hardware
 from reports.load import Run
 from reports.schema import RESULTS
-from reports.style import outline, styles
+from reports.style import outline
 
 #: Of a mark: what a script reads. Names are short words of the chart, not of a CSV file.
-_PLACE = ("panel", "series", "x", "y", "x_low", "x_high", "y_low", "y_high", "size")
-_FACTS = ("failure", "reason", "note", "hollow", "front", "line")
+_PLACE = ("x", "y", "x_low", "x_high", "y_low", "y_high", "size")
+_FACTS = ("panel", "series", "failure", "reason", "note", "hollow", "front", "line")
+#: Digits of a number in a mark, as in the CSV files: a median, or a mean, would have all of a float64.
+_DIGITS = 9
 
 
-def document(run: Run, charts: Mapping[str, Sequence[Chart]]) -> str:
-    """The JSON text: `tables` (rows as in the CSV files), `methods` (how they look), `charts` by figure."""
-    content = {
-        "run": run.name,
-        "tables": {table: _table(run, table) for table in RESULTS},
-        "methods": {
-            name: {"colour": look.colour, "dark": look.on_dark, "shape": outline(look.marker)}
-            for name, look in styles(run.methods).items()
-        },
-        "charts": {name: [_chart(chart) for chart in group] for name, group in charts.items()},
-    }
+def rows_texts(run: Run) -> dict[str, Markup]:
+    """By table its rows, as in the CSV files."""
+    return {table: _text(_table(run, table)) for table in RESULTS}
+
+
+def chart_text(chart: Chart) -> Markup:
+    """A chart with all its marks."""
+    return _text(_chart(chart))
+
+
+def _text(content: object) -> Markup:
     text = json.dumps(content, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     # Nothing in it can end the element that holds it.
-    return text.replace("<", "\\u003c")
+    return Markup(text.replace("<", "\\u003c"))
 
 
-def column(values: Iterable[object]) -> object:
-    """A column as JSON: {"all": value}, {"of": values, "at": places in them}, or the plain list; NaN is null."""
-    values = list(values)
-    # Most columns repeat themselves: what is done, is done once a distinct value. True is not 1 here.
-    keys = list(zip(map(type, values), values, strict=True))
-    known = {key: _plain(key[1]) for key in dict.fromkeys(keys)}
-    distinct: dict[tuple[type, object], int] = {}
-    for value in known.values():
-        distinct.setdefault((type(value), value), len(distinct))
-    if len(distinct) == 1:
-        return {"all": next(iter(known.values()))}
-    if len(distinct) * 3 > len(values):
-        return [known[key] for key in keys]
-    places = {key: distinct[type(value), value] for key, value in known.items()}
-    return {"of": [value for _, value in distinct], "at": [places[key] for key in keys]}
+def column(values: pd.Series) -> object:
+    """Values of one type as JSON: {"all": value}, {"of": values, "at": places in them}, or the plain list.
+
+    What is missing or not finite is null.
+    """
+    codes, distinct = pd.factorize(values)
+    shown = [_plain(value) for value in distinct.tolist()]
+    if (codes < 0).any():
+        codes = np.where(codes < 0, len(shown), codes)
+        shown.append(None)
+    if len(shown) == 1:
+        return {"all": shown[0]}
+    places = codes.tolist()
+    return [shown[place] for place in places] if len(shown) * 3 > len(places) else {"of": shown, "at": places}
 
 
 def _table(run: Run, table: str) -> dict[str, Any]:
     frame: pd.DataFrame = getattr(run, table)
-    columns = {str(name): column(frame[name].tolist()) for name in frame.columns}
-    return {"count": len(frame), "columns": columns | {HARDWARE: column(hardware(run, frame))}}
+    columns = {str(name): column(frame[name]) for name in frame.columns}
+    return {"count": len(frame), "columns": columns | {HARDWARE: column(_objects(hardware(run, frame)))}}
 
 
 def _chart(chart: Chart) -> dict[str, Any]:
-    marks = {name: column(map(attrgetter(name), chart.marks)) for name in (*_PLACE, *_FACTS)}
+    marks = {name: column(_objects([_short(value) for value in _each(chart, name)])) for name in _PLACE}
+    marks |= {name: column(_objects(_each(chart, name))) for name in _FACTS}
     marks["rows"] = [list(mark.rows) for mark in chart.marks]
     return {
         "table": chart.table,
@@ -79,6 +83,18 @@ def _chart(chart: Chart) -> dict[str, Any]:
         "count": len(chart.marks),
         "marks": marks,
     }
+
+
+def _each(chart: Chart, name: str) -> list[Any]:
+    return list(map(attrgetter(name), chart.marks))
+
+
+def _objects(values: Sequence[object]) -> pd.Series:
+    return pd.Series(values, dtype="object")
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def _series(one: Series) -> dict[str, str]:

@@ -2,10 +2,14 @@
 class Chart {
   // Marks of a chart that are still told apart, and quickly drawn.
   static most = 3000;
+  // Names of a legend that needs no scrolling.
+  static mostNames = 60;
 
-  constructor(spec, place, title) {
-    Object.assign(this, { spec, title, stale: true, visible: false });
-    this.series = new Map(spec.series.map((one) => [one.name, one]));
+  constructor(source, place, title) {
+    Object.assign(this, { title, stale: true, visible: false });
+    lazy(this, "spec", () => parse(source));
+    lazy(this, "series", () => new Map(this.spec.series.map((one) => [one.name, one])));
+    lazy(this, "marks", () => this.read());
     this.grid = make("div", { class: "panels" });
     this.legend = make("ul", { class: "legend" });
     this.rows = new Rows(this);
@@ -16,17 +20,13 @@ class Chart {
     this.place = place;
   }
 
-  // Made when first drawn: a large page has a hundred thousand.
-  get marks() {
-    if (!this.made) {
-      const read = Object.entries(readers(this.spec.marks));
-      this.made = Array.from({ length: this.spec.count }, (_, place) => {
-        const mark = { place };
-        for (const [name, value] of read) mark[name] = value(place);
-        return mark;
-      });
-    }
-    return this.made;
+  read() {
+    const read = Object.entries(readers(this.spec.marks));
+    return Array.from({ length: this.spec.count }, (_, place) => {
+      const mark = { place };
+      for (const [name, value] of read) mark[name] = value(place);
+      return mark;
+    });
   }
 
   dirty() { this.stale = true; this.draw(); }
@@ -36,7 +36,7 @@ class Chart {
     this.stale = false;
     this.width = this.place.clientWidth;
     const pass = passes[this.spec.table];
-    this.shown = this.marks.filter((mark) => mark.rows.every((row) => pass[row]));
+    this.shown = pass ? this.marks.filter((mark) => mark.rows.every((row) => pass[row])) : this.marks;
     const present = new Set(this.shown.map((mark) => mark.series));
     this.names = this.spec.series.map((one) => one.name).filter((name) => present.has(name));
     const panels = this.spec.panels.filter((panel) => this.shown.some((mark) => mark.panel === panel));
@@ -51,6 +51,7 @@ class Chart {
     const series = this.spec.y.scale === "series" || this.spec.ends ? [] : this.names;
     this.legend.replaceChildren(...series.map((name) => this.entry(this.series.get(name))));
     this.legend.hidden = !series.length;
+    if (series.length > Chart.mostNames) this.legend.tabIndex = 0; else this.legend.removeAttribute("tabindex");
     this.word.hidden = !this.crowded;
     this.word.textContent = `${this.shown.length.toLocaleString("en-US")} values: lines alone are drawn. Up to ${Chart.most.toLocaleString("en-US")}, `
       + "which the filters may leave, each has its mark and interval. Hover and rows are of all.";

@@ -1,6 +1,7 @@
 // Filters: boxes of the form, kept in the address after "?", so that a view can be cited.
 const boxes = (dim) => [...form.querySelectorAll(`[data-filter="${dim}"] input`)];
 const [from, to] = [form.elements.from, form.elements.to];
+// By table which rows are left; nothing where all are.
 let passes = {};
 
 function applyFilters() {
@@ -8,7 +9,8 @@ function applyFilters() {
     .filter(([, inputs]) => inputs.some((box) => !box.checked))
     .map(([dim, inputs]) => [dim, new Set(inputs.filter((box) => box.checked).map((box) => box.value))]);
   const [low, high] = from ? [Number(from.value), Number(to.value)] : [0, Infinity];
-  passes = Object.fromEntries(Object.entries(tables).map(([name, { count, read }]) => {
+  const whole = !from || (from.selectedIndex === 0 && to.selectedIndex === to.length - 1);
+  passes = whole && !chosen.length ? {} : Object.fromEntries(Object.entries(tables).map(([name, { count, read }]) => {
     const pass = new Uint8Array(count);
     for (let i = 0; i < count; i++) {
       const length = name === "accuracy" ? null : read.seq_len(i);
@@ -22,18 +24,17 @@ function applyFilters() {
   const hardware = chosen.find(([dim]) => dim === "hardware");
   for (const part of document.querySelectorAll("[data-hardware]"))
     part.hidden = Boolean(hardware) && !JSON.parse(part.dataset.hardware).some((label) => hardware[1].has(label));
-  say(chosen, low, high);
+  say(chosen, whole, low, high);
   for (const chart of charts) chart.dirty();
 }
 
-function say(chosen, low, high) {
+function say(chosen, whole, low, high) {
   const named = new Map(chosen);
   for (const dim of dims) {
     const count = form.querySelector(`[data-filter="${dim}"] .count`);
     if (count) count.textContent = named.has(dim) ? `${named.get(dim).size} of ${boxes(dim).length}` : "all";
   }
   const query = chosen.map(([dim, set]) => `${dim}=${[...set].map(encodeURIComponent).join(",")}`);
-  const whole = !from || (from.selectedIndex === 0 && to.selectedIndex === to.length - 1);
   if (!whole) query.push(`length=${low}-${high}`);
   form.elements.reset.disabled = !query.length;
   const text = `#${anchor()}${query.length ? "?" + query.join("&") : ""}`;

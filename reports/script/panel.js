@@ -8,6 +8,7 @@ class Panel {
     const { spec } = chart;
     this.chart = chart;
     this.marks = chart.shown.filter((mark) => mark.panel === name);
+    this.lines = grouped(this.marks, (mark) => mark.series);
     const bySeries = spec.y.scale === "series";
     const names = chart.names;
     const height = bySeries ? 76 + 24 * names.length : spec.ends ? Math.max(230, 84 + END_GAP * new Set(this.marks.map((mark) => mark.series)).size) : 320;
@@ -18,7 +19,11 @@ class Panel {
     // Panels share the axis of values, so that they compare at a glance; tasks of a learning curve have their own.
     const all = spec.size || spec.bare ? good : chart.shown.filter((mark) => !mark.failure && mark.x !== null && mark.y !== null);
     const lines = spec.references.filter(([panel]) => panel === "" || panel === name);
-    const values = (axis, marks) => marks.flatMap((m) => [m[axis], m[`${axis}_low`], m[`${axis}_high`]]).filter((v) => v !== null && (spec[axis].scale !== "log" || v > 0));
+    const values = (axis, marks) => {
+      const found = [];
+      for (const end of [axis, `${axis}_low`, `${axis}_high`]) for (const mark of marks) if (mark[end] !== null && (spec[axis].scale !== "log" || mark[end] > 0)) found.push(mark[end]);
+      return found;
+    };
     const extra = (axis) => (spec.value === axis ? lines.flatMap(([, low, high]) => [low, high]) : []);
     const xMarks = spec.size || bySeries ? all : this.marks;
     const stack = new Map();
@@ -69,8 +74,9 @@ class Panel {
 
   drawSeries(one, { top, left, largest }) {
     const { spec } = this.chart;
-    const marks = this.marks.filter((mark) => mark.series === one.name).sort((a, b) => (spec.bare ? a.place - b.place : a.x - b.x));
-    if (!marks.length) return;
+    const marks = this.lines.get(one.name);
+    if (!marks) return;
+    marks.sort((a, b) => (spec.bare ? a.place - b.place : a.x - b.x));
     const group = make("g", { class: "series", style: colours(one), "data-series": one.name });
     if (spec.joined) group.append(make("path", { d: this.path(marks), class: "stroke", "stroke-dasharray": DASHES[one.line] }));
     for (const mark of marks) {

@@ -4,10 +4,10 @@ document.documentElement.classList.add("scripted");
 form.hidden = false;
 const charts = [...document.querySelectorAll("figure[data-chart]")].flatMap((figure) => {
   const place = figure.querySelector(".interactive");
-  return page.charts[figure.dataset.chart].map((spec) => {
+  return [...figure.querySelectorAll('script[type="application/json"]')].map((source) => {
     const own = make("div", { class: "chart" });
     place.append(own);
-    return new Chart(spec, own, figure.querySelector("h4").textContent);
+    return new Chart(source, own, figure.querySelector("h4").textContent);
   });
 });
 new ResizeObserver(() => document.documentElement.style.setProperty("--bar", `${form.offsetHeight}px`)).observe(form);

@@ -57,8 +57,10 @@ def best(points: Sequence[Point], *, higher: bool) -> set[Key]:
 
     Nothing of a place where an interval is unknown: what has none cannot be told from anything.
     """
-    places = dict.fromkeys(point.place for point in points)
-    winners = (_winner([point for point in points if point.place == place], higher) for place in places)
+    places: dict[tuple[object, ...], list[Point]] = {}
+    for point in points:
+        places.setdefault(point.place, []).append(point)
+    winners = (_winner(here, higher) for here in places.values())
     return {(point.series, point.place) for point in winners if point is not None}
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from reports.answer import Contender, ahead, alike, apart, choose, contenders
-from reports.feasibility import Longest, limits, longest, whole_size, with_footprint
+from reports.answer import Contender, Places, ahead, alike, apart, choose
+from reports.feasibility import Longest, footprint_points, limits, longest, whole_size
 from reports.load import Run
-from reports.points import cost_points, modes
+from reports.points import modes
 from reports.tables.base import Cell, Table
 from reports.text import DASH, length, number, times
 
@@ -44,13 +44,9 @@ def _reach(one: Longest) -> Cell:
     return Cell(shown, "number", note=f"{needs}; {one.next or 'nothing longer was measured'}")
 
 
-def within_table(run: Run, suffix: str) -> Table | None:
-    """The fastest method by mode, memory limit and length; None where no peak was measured."""
-    places = contenders(run)
-    footprints = {
-        (point.series, point.place): point.value
-        for point in cost_points(with_footprint(run.efficiency), "footprint_mib", ("mode", "seq_len"))
-    }
+def within_table(run: Run, places: Places, suffix: str) -> Table | None:
+    """The fastest of `contenders(run)` by mode, memory limit and length; None where no peak was measured."""
+    footprints = {(point.series, point.place): point.value for point in footprint_points(run.efficiency)}
     lengths = sorted({n for _, n in places})
     rows, facts = [], []
     for mode in [mode for mode in modes(run.efficiency) if any(mode == m for m, _ in places)]:

@@ -8,11 +8,17 @@ from typing import Any
 
 
 def embedded(page: str) -> dict[str, Any]:
-    """The JSON of a page."""
-    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
-    assert found
-    loaded: dict[str, Any] = json.loads(found[1])
-    return loaded
+    """The JSON of a page: its `tables` by name, and its `charts` by figure."""
+    texts = re.findall(r'<script type="application/json" data-table="(.*?)">(.*?)</script>', page, re.DOTALL)
+    figures = re.findall(r'<figure id="[^"]*" data-chart="([^"]*)">(.*?)</figure>', page, re.DOTALL)
+    assert texts
+    return {
+        "tables": {name: json.loads(text) for name, text in texts},
+        "charts": {
+            name: [json.loads(text) for text in re.findall(r"/json\">(.*?)</script>", figure, re.DOTALL)]
+            for name, figure in figures
+        },
+    }
 
 
 def values(column: Any, count: int) -> list[Any]:

@@ -348,3 +348,48 @@ def test_charts_are_drawn_soon(browser: Any, tmp_path: Path) -> None:
     opened.wait_for_selector(".mark")
     assert opened.evaluate("performance.now()") < 2000
     opened.close()
+
+
+def test_a_large_page_draws_a_chart_when_it_comes_near(
+    browser: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reports.page._MOST_MARKS", 10)
+    large = publish([home / "run"], tmp_path / "large")
+    opened = browser.new_page(viewport={"width": 1200, "height": 700})
+    opened.set_default_timeout(PATIENCE_MS)
+    opened.goto(f"{large.as_uri()}#scaling")
+    opened.wait_for_selector(".panels .series")
+    count = "document.querySelectorAll('.chart:has(.series)').length"
+    charts = int(opened.evaluate("document.querySelectorAll('.chart').length"))
+    assert 1 <= opened.evaluate(count) < charts
+    for place in range(charts):
+        # What stands above grows when it is drawn: look again until this one is.
+        opened.wait_for_function(
+            "i => { const c = document.querySelectorAll('.chart')[i]; c.scrollIntoView({behavior: 'instant'});"
+            " return c.querySelector('.panels .series, .empty-section') }",
+            arg=place,
+        )
+    assert opened.evaluate(count) == charts
+    opened.close()
+
+
+def test_many_values_are_drawn_as_lines_alone_until_filters_leave_few(browser: Any, home: Path) -> None:
+    text = (home / "out" / "index.html").read_text()
+    assert text.count("static most = 3000;") == 1
+    crowded = home / "out" / "crowded.html"
+    crowded.write_text(text.replace("static most = 3000;", "static most = 12;"))
+    opened = browser.new_page()
+    opened.set_default_timeout(PATIENCE_MS)
+    opened.goto(crowded.as_uri())
+    name = figure(opened)
+    opened.wait_for_selector(f"#figure-{name} .series path.stroke")
+    assert opened.evaluate(_MARKS, name) == []
+    said = opened.locator(f"#figure-{name} .chart > .caption").first
+    assert "lines alone are drawn" in said.inner_text()
+    opened.locator("#filters .methods button", has_text="none").click()
+    choose(opened, "method", "linformer")
+    found = [row for row in rows(home) if row["method"] == "linformer"]
+    assert len(found) == 12
+    assert drawn(opened, name, found) == expected(found)
+    assert said.is_hidden()
+    opened.close()
