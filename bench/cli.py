@@ -47,6 +47,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("attnbench: interrupted before any cell was done", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(unread())
     sys.exit(_exit_code)
 
 
@@ -54,6 +56,16 @@ def complain(error: BenchError) -> None:
     """Say in one line what is wrong, once where torchrun has started several of us."""
     if not torchrun.follows():
         print(f"attnbench: {error}", file=sys.stderr)
+
+
+def unread() -> int:
+    """Say that nobody reads our output any more, as after `| head`, and drop what is left of it; the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(
+        "attnbench: the reader of the output has left; finished cells are kept, the same command goes on",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def check(argv: Sequence[str]) -> None:
@@ -145,6 +157,8 @@ def application(cfg: DictConfig) -> None:
     except BenchError as error:
         complain(error)
         code = error.exit_code
+    except BrokenPipeError:
+        code = unread()
     _exit_code = max(_exit_code, code)
 
 

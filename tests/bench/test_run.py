@@ -151,3 +151,23 @@ def test_a_harness_in_the_working_directory_is_not_taken_for_ours(tmp_path, isol
     command = [sys.executable, str(ROOT / "bench" / "run.py"), *FAST, f"isolation={isolation}", "results_dir=."]
     ran = subprocess.run([*command, "measure.passes=[memory]"], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["method=sdpa", "seq_len=32", "heads=1", "measure.passes=[memory]"]]
+)
+def test_a_reader_that_leaves_is_told_of_in_one_line(arguments: list[str], tmp_path: Path) -> None:
+    """As `| head` does."""
+    line = [sys.executable, "bench/run.py", *arguments]
+    if arguments != ["--help"]:
+        line += [f"results_dir={tmp_path}", "run=unread"]
+    running = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    running.stdout.close()
+    assert running.stderr is not None
+    said = running.stderr.read().strip().splitlines()
+    assert running.wait() == 1
+    assert said[-1].startswith("attnbench: the reader of the output has left")
+    assert not any("Traceback" in line or "HYDRA_FULL_ERROR" in line for line in said)
+    if arguments != ["--help"]:
+        assert len(list((tmp_path / "unread" / "cells").glob("*.json"))) == 1
