@@ -49,9 +49,7 @@ def capture(device: str) -> dict[str, str]:
     for package in PACKAGES:
         found[f"{package}_version"] = _version(package)
     if device.startswith("cuda") and torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(device)
-        found["gpu"] = properties.name
-        found["gpu_memory_mib"] = str(properties.total_memory // 2**20)
+        found |= _gpu(torch.cuda.get_device_properties(device))
         found["cuda"] = str(torch.version.cuda)
         found["driver"] = _driver()
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
@@ -127,6 +125,18 @@ def _parallel() -> str:
         if line.startswith("ATen parallel backend"):
             return line.partition(":")[2].strip()
     return UNKNOWN
+
+
+def _gpu(properties: object) -> dict[str, str]:
+    """What CUDA says of a GPU; the clocks are its highest, for those of the moment identify nothing."""
+    told = {
+        "gpu": "name",
+        "gpu_processors": "multi_processor_count",
+        "gpu_highest_clock_khz": "clock_rate",
+        "gpu_highest_memory_clock_khz": "memory_clock_rate",
+    }
+    found = {key: str(getattr(properties, name, UNKNOWN)) for key, name in told.items()}
+    return found | {"gpu_memory_mib": str(int(properties.total_memory) // 2**20)}  # type: ignore[attr-defined]
 
 
 def _driver() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +46,22 @@ def test_caches_and_driver_as_linux_tells_them(tmp_path: Path, monkeypatch: pyte
     assert environment._driver() == "550.54.15"
     monkeypatch.setattr(environment, "_read", lambda path: environment.UNKNOWN)
     assert environment._driver() == "unknown"
+
+
+def test_a_gpu_as_cuda_tells_of_it() -> None:
+    known = {
+        "name": "NVIDIA H100",
+        "multi_processor_count": 132,
+        "clock_rate": 1980000,
+        "total_memory": 80 * 2**30,
+    }
+    assert environment._gpu(SimpleNamespace(**known)) == {
+        "gpu": "NVIDIA H100",
+        "gpu_processors": "132",
+        "gpu_highest_clock_khz": "1980000",
+        "gpu_highest_memory_clock_khz": "unknown",  # an older torch does not tell
+        "gpu_memory_mib": "81920",
+    }
 
 
 def test_the_versions_of_math_libraries_as_torch_tells_them() -> None:
