@@ -28,7 +28,8 @@ class Panel {
     const xMarks = spec.size || bySeries ? all : this.marks;
     const stack = new Map();
     const failed = this.marks.filter((mark) => mark.failure && !bySeries);
-    for (const mark of failed) { mark.rank = stack.get(mark.x) || 0; stack.set(mark.x, mark.rank + 1); }
+    // Failures at one length stand on each other, but for a crowd of them, which would take half the panel.
+    for (const mark of failed) { mark.rank = chart.crowded ? 0 : stack.get(mark.x) || 0; stack.set(mark.x, mark.rank + 1); }
     const crowd = Math.min(0.5, stack.size ? 0.08 + 0.04 * Math.max(...stack.values()) : 0.06);
     this.x = scale(spec.x, [...values("x", xMarks), ...extra("x")], left, width - right, spec.size ? [0.15, 0.15] : [0.05, 0.05], Math.floor((width - left) / 56));
     this.y = bySeries ? { at: (v) => top + 14 + 24 * names.indexOf(spec.series[v].name), ticks: [] }
