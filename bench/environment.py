@@ -8,6 +8,7 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -127,7 +128,7 @@ def _parallel() -> str:
     return UNKNOWN
 
 
-def _gpu(properties: object) -> dict[str, str]:
+def _gpu(properties: Any) -> dict[str, str]:
     """What CUDA says of a GPU; the clocks are its highest, for those of the moment identify nothing."""
     told = {
         "gpu": "name",
@@ -136,7 +137,7 @@ def _gpu(properties: object) -> dict[str, str]:
         "gpu_highest_memory_clock_khz": "memory_clock_rate",
     }
     found = {key: str(getattr(properties, name, UNKNOWN)) for key, name in told.items()}
-    return found | {"gpu_memory_mib": str(int(properties.total_memory) // 2**20)}  # type: ignore[attr-defined]
+    return found | {"gpu_memory_mib": str(properties.total_memory // 2**20)}
 
 
 def _driver() -> str:

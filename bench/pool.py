@@ -16,7 +16,7 @@ from typing import IO
 from bench.execute import Limits
 from bench.jobs import publish
 from bench.plan import Planned
-from bench.schedulers.command import command
+from bench.schedulers.command import command, last_line
 from bench.store import Store
 from bench.sweep import Summary, run_plan
 
@@ -70,8 +70,7 @@ class _Helper:
         if code in (0, 1):
             return ""
         self.said.seek(0)
-        lines = [line for line in self.said.read().splitlines() if line.strip()]
-        return f"a helper ended with exit code {code}: {lines[-1] if lines else 'it said nothing'}"
+        return f"a helper ended with exit code {code}: {last_line(self.said.read()) or 'it said nothing'}"
 
 
 @contextmanager

@@ -20,5 +20,9 @@ def run(argv: list[str]) -> str:
     It dies with the worker: a scheduler that tries the task again elsewhere would find the cell taken.
     """
     done = subprocess.run([*argv, "--die-with-parent"], capture_output=True, text=True, check=False)
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return "" if done.returncode == 0 else lines[-1] if lines else f"exit code {done.returncode}"
+    return "" if done.returncode == 0 else last_line(done.stderr) or f"exit code {done.returncode}"
+
+
+def last_line(said: str) -> str:
+    """The last line that is not blank; empty where there is none."""
+    return next((line for line in reversed(said.splitlines()) if line.strip()), "")
