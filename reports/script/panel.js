@@ -11,7 +11,7 @@ class Panel {
     this.lines = grouped(this.marks, (mark) => mark.series);
     const bySeries = spec.y.scale === "series";
     const names = chart.names;
-    const height = bySeries ? 76 + 24 * names.length : spec.ends ? Math.max(230, 84 + END_GAP * new Set(this.marks.map((mark) => mark.series)).size) : 320;
+    const height = bySeries ? 76 + 24 * names.length : spec.ends ? Math.max(230, 84 + END_GAP * this.lines.size) : 320;
     const left = bySeries ? Math.min(width * 0.45, 24 + 6.2 * Math.max(...names.map((n) => n.length))) : 54;
     const ends = spec.ends ? [...chart.series.values()].map((one) => one.name.split(" · ").at(-1).length) : [];
     const [right, top, bottom] = [spec.ends ? 12 + 6 * Math.max(...ends) : 14, 30, height - 42];

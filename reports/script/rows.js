@@ -11,18 +11,16 @@ class Rows {
     this.node = make("details", { class: "rows", ontoggle: () => this.refresh() }, this.summary, make("p", { class: "caption" }, save), this.body);
   }
 
-  get places() {
+  get rows() {
     const places = new Set();
     for (const mark of this.chart.shown) for (const row of mark.rows) places.add(row);
-    return places;
+    return [...places].sort((a, b) => a - b);
   }
 
-  get rows() { return [...this.places].sort((a, b) => a - b); }
-
   refresh() {
-    this.summary.textContent = `Rows behind this chart: ${this.places.size.toLocaleString("en-US")} of ${this.chart.spec.table}.csv`;
-    if (!this.node.open) return;
     const { rows } = this;
+    this.summary.textContent = `Rows behind this chart: ${rows.length.toLocaleString("en-US")} of ${this.chart.spec.table}.csv`;
+    if (!this.node.open) return;
     const { read } = tables[this.chart.spec.table];
     const values = this.chart.spec.columns.flatMap((c) => [c, `${c}_low`, `${c}_high`]).filter((c) => c in read);
     const names = [...Rows.shown.slice(0, 9), ...values, ...Rows.shown.slice(9)].filter((name) => name in read);
