@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.errors import StoreError, explained
+from bench.errors import explained
 
 #: Seconds without renewal after which a worker of another machine counts as lost, and between two renewals.
 LEASE_S = 120.0
@@ -59,6 +59,7 @@ class Claims:
         self.lease_s, self.beat_s = lease_s, beat_s
         self.token = uuid.uuid4().hex
         self._seen: dict[tuple[str, float], float] = {}  # claims that looked old: (name, renewed) -> since when
+        self._held: set[Path] = set()
 
     @contextmanager
     def taken(self, cell_id: str) -> Iterator[bool]:
@@ -75,8 +76,12 @@ class Claims:
         finally:
             done.set()
             renewal.join()
-            if self._owner(path).get("token") == self.token:
-                path.unlink(missing_ok=True)
+            self._give_up(path)
+
+    def give_up(self) -> None:
+        """Free the cells that we still hold: an interrupt may come while a claim is being made or given up."""
+        for path in list(self._held):
+            self._give_up(path)
 
     def holder(self, cell_id: str) -> str | None:
         """`host, process 123` of the worker that has the cell, None when it is free."""
@@ -93,6 +98,11 @@ class Claims:
                 return False  # renewed, or taken by another
             time.sleep(min(1.0, self.beat_s))
         return True
+
+    def _give_up(self, path: Path) -> None:
+        if self._owner(path).get("token") == self.token:  # else it was taken for lost
+            path.unlink(missing_ok=True)
+        self._held.discard(path)
 
     def _take(self, path: Path) -> bool:
         if self._create(path):
@@ -129,10 +139,11 @@ class Claims:
             "born": _born(os.getpid()),
             "token": self.token,
         }
+        self._held.add(path)
         try:
             with explained(path), os.fdopen(handle, "w") as file:
                 json.dump(owner, file)
-        except StoreError:
+        except BaseException:  # an interrupt too: half a claim is nobody's
             path.unlink(missing_ok=True)
             raise
         return True

@@ -84,6 +84,7 @@ def run_plan(
             work.run(pending)
     except KeyboardInterrupt:
         summary.interrupted = True
+        store.claims.give_up()
     if tables:
         summary.complaints = collect(store)
     ran = {item.cell.cell_id for item in pending}

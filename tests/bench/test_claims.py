@@ -140,6 +140,22 @@ def test_a_sweep_leaves_what_another_worker_has_and_takes_what_it_lost(tmp_path:
     assert list(store.claims.folder.iterdir()) == []
 
 
+def test_an_interrupt_while_a_claim_is_given_up_leaves_none(tmp_path: Path, monkeypatch) -> None:
+    joined = threading.Thread.join
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if getattr(thread, "_target", None) == store.claims._renew:
+            raise KeyboardInterrupt
+        joined(thread, timeout)
+
+    store = Store(tmp_path, "run")
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    summary = run_plan(make_plan("method=sdpa"), store, Limits(), "none", bar=False)
+    assert summary.interrupted
+    assert [record["status"] for record in summary.records] == ["ok"]
+    assert list((store.folder / "claims").iterdir()) == []
+
+
 def test_shards_cover_the_plan_once() -> None:
     plan = make_plan(*(f"method=sdpa seed={seed}" for seed in range(7)))
     parts = [share(plan, f"{i}/3") for i in (1, 2, 3)]
