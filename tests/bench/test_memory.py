@@ -20,6 +20,12 @@ def peak(cell, way):
     return outcome.results["memory"]
 
 
+
+def within(mib):
+    """2 %, and besides it what the kernel has not counted yet."""
+    return pytest.approx(mib, abs=0.02 * mib + SLACK)
+
+
 WAYS = ["profiler", *(["high_water"] if LINUX_GLIBC else [])]
 
 
@@ -29,7 +35,7 @@ def test_a_known_buffer(mib, way):
     """Buffers of `mib` and half of it, freed before the output, a clone of q, is made."""
     options = [f"+method.mib={mib}", f"measure.memory_way={way}", "seq_len=1024"]
     found = peak(misbehaving("Allocates", *options)[0].cell, way)
-    assert found["peak_mib"] == pytest.approx(mib, rel=0.02, abs=SLACK)
+    assert found["peak_mib"] == within(mib)
     assert found["inputs_mib"] == pytest.approx(3 * 2 * 1024 * 8 * 4 / 2**20)
 
 
@@ -69,7 +75,7 @@ def test_materialised_softmax(way):
     """Scores, the scaled scores, and the softmax: two of N x N at a time, and the output at the end."""
     cell = make_cell("method=full", "heads=2", "head_dim=64", "seq_len=2048", f"measure.memory_way={way}")
     scores, _out = 2 * 2048**2 * 4 / 2**20, 2 * 2048 * 64 * 4 / 2**20
-    assert peak(cell, way)["peak_mib"] == pytest.approx(2 * scores, rel=0.02, abs=SLACK)
+    assert peak(cell, way)["peak_mib"] == within(2 * scores)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -79,7 +85,7 @@ def test_flash_attention_holds_no_scores(way):
     cell = make_cell(*line.split(), f"measure.memory_way={way}")
     out, lse = 4 * 8192 * 64 * 4 / 2**20, 4 * 8192 * 4 / 2**20
     tiles = (256 * 512 + 2 * 256 + 256 * 64) * 4 / 2**20
-    assert peak(cell, way)["peak_mib"] == pytest.approx(out + lse + tiles, rel=0.02, abs=SLACK)
+    assert peak(cell, way)["peak_mib"] == within(out + lse + tiles)
 
 
 @pytest.mark.skipif(not LINUX_GLIBC, reason="the high-water mark needs Linux and glibc")
