@@ -20,7 +20,6 @@ def peak(cell, way):
     return outcome.results["memory"]
 
 
-
 def within(mib):
     """2 %, and besides it what the kernel has not counted yet."""
     return pytest.approx(mib, abs=0.02 * mib + SLACK)
