@@ -359,6 +359,8 @@ def test_a_large_page_draws_a_chart_when_it_comes_near(
     opened.set_default_timeout(PATIENCE_MS)
     opened.goto(f"{large.as_uri()}#scaling")
     opened.wait_for_selector(".panels .series")
+    top = opened.evaluate("document.querySelector('#scaling').getBoundingClientRect().top")
+    assert 0 <= top < 350, "the section that was asked for is not what one sees"
     count = "document.querySelectorAll('.chart:has(.series)').length"
     charts = int(opened.evaluate("document.querySelectorAll('.chart').length"))
     assert 1 <= opened.evaluate(count) < charts

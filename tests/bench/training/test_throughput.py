@@ -52,7 +52,8 @@ def test_training_is_within_ten_percent_of_a_bare_loop(settings):
             start = step * size % (len(examples) - size)
             rows = order[start : start + size]
             logits = bare(examples.tokens[rows])
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), examples.targets[rows].flatten())
+            targets = examples.targets[rows].long()
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(bare.parameters(), 1.0)
