@@ -59,7 +59,7 @@ def render(requests: Sequence[Request], folder: Path) -> dict[str, Drawn]:
 
     Several are drawn at a time, in processes of their own, which get `requests` by being forked.
     """
-    bar = partial(tqdm, total=len(requests), desc="figures", unit="figure", leave=False)
+    bar = partial(tqdm, total=len(requests), desc="figures", unit="figure", leave=False, disable=None)
     with _side_by_side(requests) as each:
         files = each(partial(_file, folder), range(len(requests)))
         drawn = (_drawn(*pair) for pair in bar(zip(requests, files, strict=True)))
