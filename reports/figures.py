@@ -54,16 +54,22 @@ class Drawn:
     charts: tuple[Chart, ...] = ()
 
 
-def render(requests: Sequence[Request], folder: Path) -> dict[str, Drawn]:
-    """Draw the figures into `folder`; by name, without those for which the run has nothing to show.
+@contextmanager
+def drawing(requests: Sequence[Request], folder: Path) -> Iterator[Callable[[], dict[str, Drawn]]]:
+    """Draw the figures into `folder` while the block runs; what it gets waits for them.
 
-    Several are drawn at a time, in processes of their own, which get `requests` by being forked.
+    By name, without those for which the run has nothing to show. Several are drawn at a time, in processes of
+    their own, which get `requests` by being forked.
     """
     bar = partial(tqdm, total=len(requests), desc="figures", unit="figure", leave=False, disable=None)
     with _side_by_side(requests) as each:
         files = each(partial(_file, folder), range(len(requests)))
-        drawn = (_drawn(*pair) for pair in bar(zip(requests, files, strict=True)))
-        return {figure.name: figure for figure in drawn if figure is not None}
+
+        def drawn() -> dict[str, Drawn]:
+            found = (_drawn(*pair) for pair in bar(zip(requests, files, strict=True)))
+            return {figure.name: figure for figure in found if figure is not None}
+
+        yield drawn
 
 
 #: What the processes that draw have of the one that started them.

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from reports import header
 from reports.charts.embed import chart_text, rows_texts
-from reports.figures import Drawn, render
+from reports.figures import Drawn, drawing
 from reports.filters import filters
 from reports.load import Run
 from reports.reproduce import UNTOLD
@@ -38,16 +38,14 @@ def build(run: Run, folder: Path, *, command: str) -> Path:
     """Write the page of `run`, its figures and its tables into `folder`; returns the path of the page."""
     use_theme()
     chapters = sections(run)
-    drawn = _draw(chapters, folder / "figures")
-    for table in _tables(chapters):
-        _write(table, folder / "tables")
+    requests = [request for chapter in chapters for request in chapter.figures]
+    with drawing(requests, folder / "figures") as figures:
+        for table in _tables(chapters):
+            _write(table, folder / "tables")
+        drawn = figures()
     page = folder / "index.html"
     page.write_text(_html(run, chapters, drawn, command), encoding="utf-8")
     return page
-
-
-def _draw(chapters: Iterable[Section], folder: Path) -> dict[str, Drawn]:
-    return render([request for chapter in chapters for part in chapter.parts for request in part.figures], folder)
 
 
 def _tables(chapters: Iterable[Section]) -> list[Table]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from reports import plots
 from reports.accuracy import accuracy_sentences
@@ -35,26 +36,61 @@ from reports.text import slug
 
 
 @dataclass(frozen=True)
+class Content:
+    """What is said of one setting."""
+
+    sentences: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Part:
-    """What belongs to one setting: sentences, figures, tables and commands; `hardware`: where it was measured."""
+    """What belongs to one setting; `hardware`: where it was measured.
+
+    Its content is made when it is asked for, since the figures can be drawn meanwhile.
+    """
 
     heading: str = ""
     context: str = ""
-    sentences: tuple[str, ...] = ()
-    hardware: tuple[str, ...] = ()
-    commands: tuple[str, ...] = ()
     figures: tuple[Request, ...] = ()
-    tables: tuple[Table, ...] = ()
+    make: Callable[[], Content] = Content
+    hardware: tuple[str, ...] = ()
+
+    @cached_property
+    def content(self) -> Content:
+        """The sentences, tables and commands."""
+        return self.make()
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables of the content."""
+        return self.content.tables
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences of the content."""
+        return self.content.sentences
 
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the page; `empty` says what is missing where it has no part."""
+    """A chapter of the page, of the parts that may stand in it; `empty` says what is missing where none does."""
 
     anchor: str
     title: str
-    parts: tuple[Part, ...] = field(default=())
+    outline: tuple[Part, ...] = ()
     empty: str = ""
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Those that have something to show."""
+        return tuple(part for part in self.outline if part.figures or part.content != Content())
+
+    @property
+    def figures(self) -> tuple[Request, ...]:
+        """The figures of all parts."""
+        return tuple(request for part in self.outline for request in part.figures)
 
 
 def sections(run: Run) -> list[Section]:
@@ -98,20 +134,20 @@ def sections(run: Run) -> list[Section]:
         Section(
             "peers",
             "Ours and other people's code",
-            _several(peers_tables(run)),
+            (_whole(lambda: peers_tables(run)),),
             "This run measured no third-party implementation. To measure those that are installed: make peers",
         ),
         Section(
             "failures",
             "What failed, and what is missing",
-            (*_whole(failures_table(run)), *_each(costs, _gaps)),
+            (_whole(lambda: (failures_table(run),)), *_each(costs, _gaps)),
             "Every cell ended well, and every method was measured at every length.",
         ),
         Section("noise", "How much is noise?", _noise(run), "No cell timed SDPA against itself; add method=sdpa."),
         Section(
             "environment",
             "On which machine",
-            (*_whole(runs_table(run)), *_whole(environments_table(run)), *_whole(backends_table(run))),
+            (_whole(lambda: (runs_table(run), environments_table(run), backends_table(run))),),
         ),
         Section("reproduce", "How to reproduce", _reproduce(run)),
         Section("literature", "What was published (context, not measured here)", (_literature(run),)),
@@ -123,9 +159,9 @@ def _missing(what: str, files: str, option: str = "") -> str:
     return f"This run measured no such thing: {files} has no rows with {what}. To measure: {example}"
 
 
-def _each(settings: list[Setting], build: Callable[[Setting, str], Part | None]) -> tuple[Part, ...]:
+def _each(settings: list[Setting], build: Callable[[Setting, str], Part]) -> tuple[Part, ...]:
     parts = ((setting, build(setting, f"-{setting.slug}" if setting.slug else "")) for setting in settings)
-    return tuple(replace(part, hardware=_hardware(setting)) for setting, part in parts if part is not None)
+    return tuple(replace(part, hardware=_hardware(setting)) for setting, part in parts)
 
 
 def _hardware(setting: Setting) -> tuple[str, ...]:
@@ -137,48 +173,46 @@ def _requests(group: tuple[Plot, ...], setting: Setting, suffix: str) -> tuple[R
     return tuple(Request(plot, setting.run, f"{plot.name}{suffix}", setting.label) for plot in group)
 
 
-def _answer(setting: Setting, suffix: str) -> Part | None:
-    places = contenders(setting.run)
-    found = answers(setting.run, places)
-    if not found:
-        return None
-    tables = (within_table(setting.run, places, suffix), answer_table(found, suffix))
-    return Part(
-        setting.label, setting.context, tuple(sentences(found)), tables=tuple(table for table in tables if table)
-    )
+def _content(*tables: Table | None, sentences: Iterable[str] = ()) -> Content:
+    return Content(tuple(sentences), tuple(table for table in tables if table))
 
 
-def _most_accurate(setting: Setting, _: str) -> Part | None:
-    lines = accuracy_sentences(setting.run)
-    return (
-        Part(f"accuracy, {setting.label}" if setting.label else "accuracy", sentences=tuple(lines))
-        if lines
-        else None
-    )
+def _answer(setting: Setting, suffix: str) -> Part:
+    def make() -> Content:
+        places = contenders(setting.run)
+        found = answers(setting.run, places)
+        if not found:
+            return Content()
+        tables = (within_table(setting.run, places, suffix), answer_table(found, suffix))
+        return _content(*tables, sentences=sentences(found))
+
+    return Part(setting.label, setting.context, make=make)
+
+
+def _most_accurate(setting: Setting, _: str) -> Part:
+    heading = f"accuracy, {setting.label}" if setting.label else "accuracy"
+    return Part(heading, make=lambda: _content(sentences=accuracy_sentences(setting.run)))
 
 
 def _scaling(setting: Setting, suffix: str) -> Part:
     figures = _requests(plots.SCALING, setting, suffix)
-    tables = tuple(scaling_tables(setting.run, suffix))
-    return Part(setting.label, setting.context, figures=figures, tables=tables)
+    return Part(setting.label, setting.context, figures, lambda: _content(*scaling_tables(setting.run, suffix)))
 
 
 def _error(setting: Setting, suffix: str) -> Part:
     figures = _requests(plots.ERROR, setting, suffix)
-    return Part(setting.label, setting.context, figures=figures, tables=(error_table(setting.run, suffix),))
+    return Part(setting.label, setting.context, figures, lambda: _content(error_table(setting.run, suffix)))
 
 
 def _trained_error(setting: Setting, suffix: str) -> Part:
-    return Part(setting.label, setting.context, tables=(trained_error_table(setting.run, suffix),))
+    return Part(setting.label, setting.context, make=lambda: _content(trained_error_table(setting.run, suffix)))
 
 
 def _accuracy(setting: Setting, suffix: str) -> Part:
-    tables = (accuracy_table(setting.run, suffix), parameters_table(setting.run, suffix))
-    return Part(
-        setting.label,
-        figures=_requests(plots.ACCURACY, setting, suffix),
-        tables=tuple(table for table in tables if table),
-    )
+    def make() -> Content:
+        return _content(accuracy_table(setting.run, suffix), parameters_table(setting.run, suffix))
+
+    return Part(setting.label, figures=_requests(plots.ACCURACY, setting, suffix), make=make)
 
 
 def _breakdown(setting: Setting, suffix: str) -> Part:
@@ -195,21 +229,18 @@ def _curves(setting: Setting, suffix: str) -> Part:
     return Part(setting.label, figures=_requests(plots.CURVES, setting, suffix))
 
 
-def _tradeoff(setting: Setting, suffix: str) -> Part | None:
+def _tradeoff(setting: Setting, suffix: str) -> Part:
     table = tradeoff_table(setting.run, suffix)
-    if table is None:
-        return None
-    return Part(setting.label, figures=_requests(plots.TRADEOFF, setting, suffix), tables=(table,))
+    figures = _requests(plots.TRADEOFF, setting, suffix) if table else ()
+    return Part(setting.label, figures=figures, make=lambda: _content(table))
 
 
-def _memory(setting: Setting, suffix: str) -> Part | None:
-    table = longest_table(setting.run, suffix)
-    return Part(setting.label, setting.context, tables=(table,)) if table else None
+def _memory(setting: Setting, suffix: str) -> Part:
+    return Part(setting.label, setting.context, make=lambda: _content(longest_table(setting.run, suffix)))
 
 
-def _gaps(setting: Setting, suffix: str) -> Part | None:
-    table = gaps_table(setting.run, suffix)
-    return Part(setting.label, tables=(table,)) if table else None
+def _gaps(setting: Setting, suffix: str) -> Part:
+    return Part(setting.label, make=lambda: _content(gaps_table(setting.run, suffix)))
 
 
 def _reproduce(run: Run) -> tuple[Part, ...]:
@@ -218,26 +249,23 @@ def _reproduce(run: Run) -> tuple[Part, ...]:
         "errors": "Approximation error",
         "accuracy": "Accuracy and learning curves",
     }
-    found = ((heading, commands(run, table)) for table, heading in headings.items())
-    return tuple(Part(heading, commands=tuple(lines)) for heading, lines in found if lines)
 
+    def part(table: str) -> Part:
+        return Part(headings[table], make=lambda: Content(commands=tuple(commands(run, table))))
 
-def _several(tables: list[Table]) -> tuple[Part, ...]:
-    return (Part(tables=tuple(tables)),) if tables else ()
+    return tuple(map(part, headings))
 
 
 def _noise(run: Run) -> tuple[Part, ...]:
     table = noise_table(run)
-    if table is None:
-        return ()
-    figures = tuple(Request(plot, run, plot.name, "") for plot in plots.NOISE)
-    return (Part(sentences=tuple(noise_sentences(run)), figures=figures, tables=(table,)),)
+    figures = tuple(Request(plot, run, plot.name, "") for plot in plots.NOISE) if table else ()
+    return (Part(figures=figures, make=lambda: _content(table, sentences=noise_sentences(run) if table else ())),)
 
 
 def _literature(run: Run) -> Part:
     tasks = {str(task) for task in run.accuracy["task"]}
-    return Part(sentences=tuple(caveats()), tables=tuple(literature_tables(run.methods, tasks)))
+    return _whole(lambda: literature_tables(run.methods, tasks), caveats)
 
 
-def _whole(table: Table | None) -> tuple[Part, ...]:
-    return (Part(tables=(table,)),) if table else ()
+def _whole(tables: Callable[[], Iterable[Table | None]], said: Callable[[], Iterable[str]] = tuple) -> Part:
+    return Part(make=lambda: _content(*tables(), sentences=said()))
