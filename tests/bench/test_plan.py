@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
 
 from bench import build, cli
+from bench import compose as composition
 from bench.build import facts, facts_of
 from bench.cell import digest
 from bench.compose import Composer, hydra_context, typed
@@ -68,6 +72,44 @@ def test_quick_and_plain_composition_give_equal_cells(grid):
             assert got == want, line
             assert (got.cell_id, got.config_id, got.data_dir) == (want.cell_id, want.config_id, want.data_dir)
     assert len(lines) > 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "method=performer task=listops_mini",
+        "task=copying method=longformer measure=cost model=base",
+        "hardware=cuda measure=error method=reformer",
+        "task=image_mini model=lra_image method=custom hardware=mps",
+    ],
+)
+def test_choices_put_together_are_what_hydra_makes_of_them(line, monkeypatch):
+    with hydra_context():
+        want = hydra.compose("config", overrides=line.split())
+        composer = Composer()
+        for item in ([], *([item] for item in line.split())):
+            composer.compose(item)
+        monkeypatch.setattr(composition, "_hydra_compose", None)  # there is no need of it any more
+        got = composer.compose(line.split())
+    assert got == want
+    assert {key: OmegaConf.get_type(got, key) for key in got} == {
+        key: OmegaConf.get_type(want, key) for key in want
+    }
+
+
+def test_choices_that_reach_into_others_are_left_to_hydra(tmp_path):
+    shutil.copytree(composition.CONF, tmp_path / "conf")
+    cpu = (tmp_path / "conf" / "hardware" / "cpu.yaml").read_text()
+    lines = [
+        "# @package _global_",
+        "model:",
+        "  layers: 7",
+        "hardware:",
+        *(f"  {line}" for line in cpu.splitlines()),
+    ]
+    (tmp_path / "conf" / "hardware" / "reaching.yaml").write_text("\n".join(lines))
+    with hydra_context(str(tmp_path / "conf")):
+        assert Composer().compose(["method=performer", "model=base", "hardware=reaching"]).model.layers == 7
 
 
 @pytest.mark.parametrize(
