@@ -103,8 +103,8 @@ def cost_chart(run: Run, cost: Cost) -> Chart | None:
     names = modes(run.efficiency)
 
     def slopes(line: list[Point]) -> str:
-        by_mode = (_slope([point for point in line if point.place[0] == mode]) for mode in names)
-        return f"exponent {' / '.join(by_mode)}" if cost.exponents else ""
+        by_mode = [_slope([point for point in line if point.place[0] == mode]) for mode in names]
+        return f"exponent {' / '.join(by_mode)}" if cost.exponents and set(by_mode) != {DASH} else ""
 
     return costs.chart(run, cost.column, cost.label, cost.line_at, slopes)
 
@@ -195,7 +195,7 @@ def _slope(line: list[Point]) -> str:
 
 
 def _label(name: str, slopes: list[str]) -> str:
-    return f"{name}: {' / '.join(slopes)}"
+    return name if set(slopes) == {DASH} else f"{name}: {' / '.join(slopes)}"
 
 
 def _length(point: Point) -> float:
