@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection: what a report is made of is needed to its end; walking it takes a sixth of the time."""
+    """No garbage collection: a report needs what it makes to its end, and walking it takes a sixth of the time."""
     was = gc.isenabled()
     gc.disable()
     try:
