@@ -9,28 +9,31 @@ import re
 TIMES = "\u00d7"
 DASH = "\u2013"
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    TIMES: r"$\times$",
-    DASH: "--",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "°": r"$^\circ$",
-    "†": r"$^\dagger$",
-    "·": r"$\cdot$",
-}
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        TIMES: r"$\times$",
+        DASH: "--",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
+        "°": r"$^\circ$",
+        "†": r"$^\dagger$",
+        "·": r"$\cdot$",
+    }
+)
+_MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", **{char: f"\\{char}" for char in "\\`*_|[]"}})
 
 
 def number(value: float) -> str:
@@ -98,13 +101,12 @@ def slug(name: str) -> str:
 
 def latex(name: str) -> str:
     """Any text, safe in LaTeX."""
-    return "".join(_LATEX.get(char, char) for char in " ".join(name.split()))
+    return " ".join(name.split()).translate(_LATEX)
 
 
 def markdown(name: str) -> str:
     """Any text, safe in a Markdown table cell."""
-    flat = " ".join(name.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", flat)
+    return " ".join(name.split()).translate(_MARKDOWN)
 
 
 def plain(name: str) -> str:
