@@ -118,14 +118,15 @@ def _rerun(cfg: DictConfig) -> str:
     return str(cfg.rerun.value) if cfg.rerun is not None else "none" if cfg.sweep.grids else "all"
 
 
-def _workers(cfg: DictConfig, plan: list[Any]) -> int:
-    """Trainings at a time; one under torchrun, whose processes share each of them."""
-    from bench.pool import that_fit
+def _teams(cfg: DictConfig, plan: list[Any]) -> list[Any]:
+    """Which cells of a sweep run side by side; none under torchrun, whose processes share each training."""
+    from bench.device import gpus
+    from bench.pool import teams
     from bench.resolve import available_cores
 
     if torchrun.launched() or not cfg.sweep.grids:
-        return 1
-    return int(cfg.workers or that_fit(plan, available_cores()))
+        return []
+    return teams(plan, available_cores(), gpus(), cfg.workers)
 
 
 def jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
@@ -184,18 +185,18 @@ def run_job(cfg: DictConfig) -> int:
 
 def _run(cfg: DictConfig, plan: list[Any], isolation: str) -> int:
     """Run the cells of a job, say where their rows are, and return the exit code."""
-    from bench.pool import run_side_by_side
+    from bench.pool import run_in_teams
     from bench.show import cell_table
     from bench.store import Store
 
     sweep = bool(cfg.sweep.grids)
     store = Store(hydra.utils.to_absolute_path(cfg.results_dir), cfg.run or cfg.sweep.name or "adhoc")
-    summary = run_side_by_side(
+    summary = run_in_teams(
         plan,
         store,
         limits(cfg, isolation),
         _rerun(cfg),
-        _workers(cfg, plan),
+        _teams(cfg, plan),
         bar=sweep or len(plan) > 1 or plan[0].cell.table == "accuracy",
     )
     for complaint in summary.complaints:

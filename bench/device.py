@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,20 @@ def why_unavailable(device: str) -> str | None:
     if not backend.is_available():
         return f"hardware.device={device}: torch {torch.__version__} finds no such device on this machine"
     return None
+
+
+def gpus() -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` names each GPU that `hardware.device=cuda` may mean here, in CUDA's order."""
+    count = torch.cuda.device_count()
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = range(count) if told is None else told.split(",")[:count]
+    return [str(name).strip() for name in names]
+
+
+def board(device: str) -> str:
+    """What tells the very device from others of its kind, whatever number it goes by: `cuda-GPU-4a...`, `cpu`."""
+    kind = device.partition(":")[0]
+    return f"cuda-{torch.cuda.get_device_properties(device).uuid}" if kind == "cuda" else kind
 
 
 def synchronise(device: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,21 +52,24 @@ class Limits:
         return self.memory_mib or psutil.virtual_memory().available / 2**20 * share
 
 
-def capture_environment(cell: Cell, limits: Limits) -> dict[str, str]:
-    """The environment as a cell's process sees it."""
-    job = {"passes": ["environment"], "cell": cell.content(), "memory_limit_mib": None}
+@dataclass(frozen=True)
+class Machine:
+    """What cells on one device share: the facts that identify their rows, and the very device, for its lock."""
+
+    environment: dict[str, str]
+    board: str
+
+
+def look(cell: Cell, limits: Limits) -> Machine:
+    """The machine as a cell's process sees it. Raises BenchError where no process can be started."""
+    job = {"passes": ["machine"], "cell": cell.content(), "memory_limit_mib": None}
     outcome = isolate.run(job, timeout_s=120.0, isolation=limits.isolation)
-    if outcome.status == "unsupported":
+    if outcome.status == "unsupported" and cell.hardware.device != "cpu":
         # a device that is not there has no environment of its own: the cell says so itself
-        outcome = isolate.run(
-            {**job, "cell": {**cell.content(), "hardware": {**cell.content()["hardware"], "device": "cpu"}}},
-            timeout_s=120.0,
-            isolation=limits.isolation,
-        )
+        return look(replace(cell, hardware=replace(cell.hardware, device="cpu")), limits)
     if outcome.status != "ok":
         raise BenchError(f"cannot start a cell's process: {outcome.reason}")
-    captured: dict[str, str] = outcome.results["environment"]
-    return captured
+    return Machine(**outcome.results["machine"])
 
 
 def measure_ceiling(cell: Cell, limits: Limits) -> dict[str, float]:

@@ -12,7 +12,7 @@ from bench.cell import Cell
 from bench.collect import collect
 from bench.environment import env_id
 from bench.errors import StoreError
-from bench.execute import Limits, capture_environment, new_record
+from bench.execute import Limits, look, new_record
 from bench.plan import Planned
 from bench.store import Store
 from bench.sweep import must_run, run_plan
@@ -106,7 +106,7 @@ def finish(store: Store) -> str:
     lost = [cell_id for cell_id in store.planned_ids() if _is_lost(store, cell_id)]
     if lost:
         items = planned(store, lost)
-        environment = capture_environment(items[0][0].cell, Limits())
+        environment = look(items[0][0].cell, Limits()).environment
         store.write_environment(env_id(environment), environment)
         for item, _ in items:
             with store.claims.taken(item.cell.cell_id) as ours:

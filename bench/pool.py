@@ -1,14 +1,16 @@
-"""Trainings side by side on one machine, as many as its cores hold; the costs after them, each alone.
+"""Cells side by side on one machine: trainings, as many as its cores hold; one cell on each of several GPUs.
 
-A small training gains little from a second thread, and so would leave cores idle. Helpers are processes that run
-the same cells by `bench/one.py`: whoever is free takes the next, as workers of several machines do.
+A small training gains little from a second thread, and so would leave cores idle. What is left, costs on a CPU
+above all, comes after them, one at a time. Helpers are processes that run the same cells by `bench/one.py`: whoever
+is free takes the next, as workers of several machines do.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -21,28 +23,44 @@ from bench.store import Store
 from bench.sweep import Summary, run_plan
 
 
-def that_fit(plan: Sequence[Planned], cores: int) -> int:
-    """How many of a plan's trainings run at a time on so many cores; 1 where one of them is on another device."""
-    trained = [item.cell.hardware for item in _trainings(plan)]
-    if not trained or any(hardware.device != "cpu" for hardware in trained):
-        return 1
-    return max(1, min(cores // max(hardware.threads for hardware in trained), len(trained)))
+@dataclass(frozen=True)
+class Team:
+    """Cells that run at a time. helpers: the variables of each process that runs them beside this one."""
+
+    cells: Sequence[Planned]
+    helpers: Sequence[Mapping[str, str]]
 
 
-def run_side_by_side(
-    plan: Sequence[Planned], store: Store, limits: Limits, rerun: str, workers: int, bar: bool
+def teams(plan: Sequence[Planned], cores: int, gpus: Sequence[str], workers: int | None = None) -> list[Team]:
+    """The teams that a plan is worth. gpus: see `bench.device`; workers: of each team, by default as many as fit.
+
+    Only cells on `cuda` may go to any GPU. Those on `cuda:1` or another device are in no team.
+    """
+    on_gpus = [item for item in plan if item.cell.hardware.device == "cuda"]
+    trainings = [item for item in plan if item.cell.hardware.device == "cpu" and item.cell.table == "accuracy"]
+    places = [{"CUDA_VISIBLE_DEVICES": name} for name in gpus[:workers]]  # the first is what `cuda` is to us
+    fit = workers or cores // max((item.cell.hardware.threads for item in trainings), default=1)
+    found = [Team(on_gpus, places[1 : len(on_gpus)]), Team(trainings, [{}] * (min(fit, len(trainings)) - 1))]
+    return [team for team in found if team.helpers]
+
+
+def run_in_teams(
+    plan: Sequence[Planned], store: Store, limits: Limits, rerun: str, teams: Sequence[Team], bar: bool
 ) -> Summary:
-    """`run_plan` of the whole plan, its trainings first and `workers` at a time."""
-    trainings = _trainings(plan)
-    if workers == 1 or len(trainings) < 2:
+    """`run_plan` of the whole plan: what a team can share first, the rest after it."""
+    if not teams:
         return run_plan(plan, store, limits, rerun, bar=bar)
     pending = publish(store, plan, limits, rerun)
-    waiting = [item.cell.cell_id for item in _trainings(pending)]
-    with _helpers(store, waiting, min(workers, len(waiting)) - 1) as helpers:
-        summary, lost = run_plan(trainings, store, limits, "none", bar=bar), []
-        if not summary.interrupted:
-            lost = [complaint for helper in helpers if (complaint := helper.complaint())]
-    if not summary.interrupted:  # now the costs, and what a lost helper left
+    waiting = {item.cell.cell_id for item in pending}
+    lost: list[str] = []
+    for team in teams:
+        cells = [item.cell.cell_id for item in team.cells if item.cell.cell_id in waiting]
+        with _helpers(store, cells, team.helpers[: max(len(cells) - 1, 0)]) as helpers:
+            summary = run_plan(team.cells, store, limits, "none", bar=bar)
+            if summary.interrupted:
+                break
+            lost += [complaint for helper in helpers if (complaint := helper.complaint())]
+    if not summary.interrupted:  # now the rest, and what a lost helper left
         summary = run_plan(plan, store, limits, "none", bar=bar)
         summary.complaints = [*lost, *summary.complaints]
     else:
@@ -51,10 +69,6 @@ def run_side_by_side(
         summary.records = [record for record in records if record is not None]
     summary.executed = len(summary.records) - (len(plan) - len(pending))
     return summary
-
-
-def _trainings(plan: Sequence[Planned]) -> list[Planned]:
-    return [item for item in plan if item.cell.table == "accuracy"]
 
 
 @dataclass
@@ -74,15 +88,19 @@ class _Helper:
 
 
 @contextmanager
-def _helpers(store: Store, cell_ids: Sequence[str], count: int) -> Iterator[list[_Helper]]:
-    """So many more processes for these cells; those that are still there at the end of the block are ended."""
+def _helpers(
+    store: Store, cell_ids: Sequence[str], places: Sequence[Mapping[str, str]]
+) -> Iterator[list[_Helper]]:
+    """A process for these cells in each place; those that are still there at the end of the block are ended."""
     line, quiet = command(store.folder, "--die-with-parent", *cell_ids), subprocess.DEVNULL
     running: list[_Helper] = []
     with ExitStack() as files:
         try:
-            for _ in range(count):
+            for place in places:
                 said = files.enter_context(tempfile.TemporaryFile("w+"))
-                running.append(_Helper(subprocess.Popen(line, stdin=quiet, stdout=quiet, stderr=said), said))
+                environment = {**os.environ, **place}
+                process = subprocess.Popen(line, stdin=quiet, stdout=quiet, stderr=said, env=environment)
+                running.append(_Helper(process, said))
             yield running
         finally:
             for helper in running:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from bench.cell import Cell
 from bench.collect import collect
 from bench.compose import Composer, hydra_context
-from bench.execute import Limits, capture_environment, new_record
+from bench.execute import Limits, look, new_record
 from bench.plan import Planned, plan_cells, sweep_cells
 from bench.resolve import cell_from_config
 from bench.stats import share, speedup
@@ -98,7 +98,7 @@ def own_speed(count: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder, "done")
         store.open()
-        environment = capture_environment(plan[0].cell, Limits())
+        environment = look(plan[0].cell, Limits()).environment
         for item in tqdm(plan, desc="writing records", unit="cell", disable=None):
             store.write_record(record_of(item, environment, "done"))
         with stopwatch() as seconds:

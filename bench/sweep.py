@@ -15,7 +15,7 @@ from tqdm import tqdm
 from bench.cell import Cell
 from bench.collect import collect, was_contended
 from bench.environment import env_id
-from bench.execute import Limits, capture_environment, measure_ceiling, new_record, run_cell
+from bench.execute import Limits, Machine, look, measure_ceiling, new_record, run_cell
 from bench.fingerprint import fingerprint
 from bench.plan import Planned, describe
 from bench.show import cell_line
@@ -107,13 +107,12 @@ class Work:
     exhausted: dict[str, dict[str, Any]]
     say: Callable[[str], None]
     bar: bool
+    machines: dict[str, Machine] = field(default_factory=dict)
     ceilings: dict[tuple[str, str, int], dict[str, float]] = field(default_factory=dict)
     noted: set[str] = field(default_factory=set)
 
     def run(self, pending: Sequence[Planned]) -> None:
         """Run every cell that no other worker has, and at the end those whose worker was lost."""
-        self.environment = capture_environment(pending[0].cell, self.limits)
-        self.store.write_environment(env_id(self.environment), self.environment)
         cells = tqdm(pending, unit="cell", disable=None if self.bar else True, dynamic_ncols=True)
         others = []
         for item in cells:
@@ -124,6 +123,14 @@ class Work:
             if not self._claimed(item):
                 holder = self.store.claims.holder(item.cell.cell_id) or "another worker"
                 self.summary.elsewhere.append(f"{item.cell.describe()}: {holder}")
+
+    def _machine(self, cell: Cell) -> Machine:
+        """The machine with the cell's device, looked at once for each."""
+        device = cell.hardware.device
+        if device not in self.machines:
+            found = self.machines[device] = look(cell, self.limits)
+            self.store.write_environment(env_id(found.environment), found.environment)
+        return self.machines[device]
 
     def _ceiling(self, cell: Cell) -> dict[str, float]:
         """What the cell's machine can do, measured once for each device, dtype and number of threads."""
@@ -143,16 +150,17 @@ class Work:
         return True
 
     def _measure(self, item: Planned) -> None:
+        machine = self._machine(item.cell)
         smaller = self.exhausted.get(_kind(item.cell))
         if smaller and smaller["cell"]["seq_len"] < item.cell.seq_len and item.facts.verdict is None:
             reason = f"{smaller['status']} at seq_len {smaller['cell']['seq_len']} already: {smaller['reason']}"
-            blank = new_record(item, self.environment, self.store.run)
+            blank = new_record(item, machine.environment, self.store.run)
             record = {**blank, "status": "skipped", "reason": reason}
         else:
             checkpoint = self.store.checkpoint(item.cell.cell_id)
-            with turn(item.cell), Steps(self.bar, self.noted) as steps:
+            with turn(item.cell, machine.board), Steps(self.bar, self.noted) as steps:
                 ceiling = self._ceiling(item.cell) if "latency" in item.cell.measure.passes else {}
-                record = run_cell(item, self.limits, self.environment, self.store.run, steps, checkpoint)
+                record = run_cell(item, self.limits, machine.environment, self.store.run, steps, checkpoint)
             record["ceiling"] = ceiling
         self.store.write_record(record)
         if record["status"] in SETTLED:

@@ -1,4 +1,4 @@
-"""One measured cell at a time on a device, whoever started it: two at once measure each other."""
+"""One measured cell at a time on a board (bench/device.py), whoever started it: two at once measure each other."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bench.cell import Cell
 
 
 @contextmanager
-def turn(cell: Cell) -> Iterator[None]:
-    """Wait until no other process of this user measures on the cell's device. A training is not waited for."""
+def turn(cell: Cell, board: str) -> Iterator[None]:
+    """Wait until no other process of this user measures on the board. A training is not waited for."""
     if cell.table != "efficiency":
         yield
         return
-    lock = FileLock(_path(cell.hardware.device))
+    lock = FileLock(_path(board))
     try:
         lock.acquire(timeout=0.1)
     except Timeout:
@@ -36,6 +36,6 @@ def turn(cell: Cell) -> Iterator[None]:
         lock.release()
 
 
-def _path(device: str) -> Path:
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"{getpass.getuser()}-{device}")
+def _path(board: str) -> Path:
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"{getpass.getuser()}-{board}")
     return Path(tempfile.gettempdir()) / f"attnbench-{name}.lock"

@@ -26,7 +26,7 @@ import torch
 from bench import environment
 from bench.case import build_case
 from bench.cell import Cell
-from bench.device import clock, why_unavailable
+from bench.device import board, clock, why_unavailable
 from bench.measure import ceiling, energy, error, latency, memory
 from bench.measure.guard import unchanged
 from bench.model import BASELINE_METHOD
@@ -124,7 +124,10 @@ PASSES: dict[str, Callable[[Cell, Job, Send], dict[str, Any]]] = {
     "ceiling": lambda cell, job, send: dict(
         ceiling.measure(cell.hardware.device, cell.hardware.dtype, clock(cell.hardware.device))
     ),
-    "environment": lambda cell, job, send: dict(environment.capture(cell.hardware.device)),
+    "machine": lambda cell, job, send: {
+        "environment": environment.capture(cell.hardware.device),
+        "board": board(cell.hardware.device),
+    },
 }
 
 

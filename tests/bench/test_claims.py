@@ -16,7 +16,7 @@ import pytest
 from bench.claims import Claims
 from bench.errors import Refused
 from bench.execute import Limits
-from bench.plan import share
+from bench.plan import Planned, share
 from bench.store import Store
 from bench.sweep import run_plan
 from bench.turn import turn
@@ -177,17 +177,19 @@ def test_measurements_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch,
         cost, training = training, cost
     inside: list[str] = []
 
-    def other(item: object) -> None:
-        with turn(item.cell):  # type: ignore[attr-defined]
-            inside.append("other")
+    def other(name: str, item: Planned, board: str) -> None:
+        with turn(item.cell, board):
+            inside.append(name)
 
-    with turn(cost.cell):
-        waits, goes = (threading.Thread(target=other, args=(item,)) for item in (cost, training))
-        goes.start()
-        goes.join(5)
-        assert inside == ["other"]
+    with turn(cost.cell, "cuda-4a"):
+        for told in (("training", training, "cuda-4a"), ("another GPU", cost, "cuda-5b")):
+            goes = threading.Thread(target=other, args=told)
+            goes.start()
+            goes.join(5)
+        assert inside == ["training", "another GPU"]
+        waits = threading.Thread(target=other, args=("the same GPU", cost, "cuda-4a"))
         waits.start()
         waits.join(0.5)
-        assert inside == ["other"]
+        assert inside == ["training", "another GPU"]
     waits.join(5)
-    assert inside == ["other", "other"]
+    assert inside[2:] == ["the same GPU"]

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bench import isolate
-from bench.execute import Limits, capture_environment, run_cell
+from bench.execute import Limits, look, run_cell
 from tests.bench.conftest import make_plan, misbehaving
 
 LIMITS = Limits(timeout_s=60, memory_mib=1500)
@@ -17,7 +17,7 @@ PLAIN = Limits(isolation="subprocess", timeout_s=60, memory_mib=1500)
 
 @pytest.fixture(scope="module")
 def environment():
-    return capture_environment(make_plan("method=sdpa")[0].cell, LIMITS)
+    return look(make_plan("method=sdpa")[0].cell, LIMITS).environment
 
 
 def run(planned, environment, limits=LIMITS):
