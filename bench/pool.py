@@ -1,8 +1,8 @@
 """Cells side by side on one machine: trainings, as many as its cores hold; one cell on each of several GPUs.
 
 A small training gains little from a second thread, and so would leave cores idle. What is left, costs on a CPU
-above all, comes after them, one at a time. Helpers are processes that run the same cells by `bench/one.py`: whoever
-is free takes the next, as workers of several machines do.
+above all, comes after them, one at a time. Helpers are processes that run the same cells by `bench/one.py`:
+whoever is free takes the next, as workers of several machines do.
 """
 
 from __future__ import annotations

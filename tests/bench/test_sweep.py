@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from bench.compose import Composer, hydra_context
 from bench.errors import Refused
-from bench.execute import Limits
+from bench.execute import Limits, Machine
 from bench.plan import expand, plan_cells, sweep_cells
 from bench.resolve import cell_from_config
 from bench.store import Store
@@ -41,6 +41,27 @@ def test_every_preset_plans(preset):
         plan = plan_cells(cells)
     assert len(plan) == len({item.cell.cell_id for item in plan}) > 1
     assert [item.facts.work for item in plan] == sorted(item.facts.work for item in plan)
+
+
+def test_each_device_of_a_sweep_has_an_environment_of_its_own(tmp_path, monkeypatch):
+    looked = []
+
+    def look(cell, limits):
+        looked.append(cell.hardware.device)
+        return Machine({"device": cell.hardware.device}, board=cell.hardware.device)
+
+    monkeypatch.setattr("bench.sweep.look", look)
+    lines = [
+        f"method=sdpa measure.passes=[latency] seq_len={n} hardware={h}" for n in (16, 32) for h in ("cpu", "cuda")
+    ]
+    store = Store(tmp_path, "x")
+    records = sweep(make_plan(*lines), store).records
+    assert sorted(looked) == ["cpu", "cuda"]
+    known = store.read_environments()
+    assert {known[record["env_id"]]["device"] == record["cell"]["hardware"]["device"] for record in records} == {
+        True
+    }
+    assert len(known) == 2
 
 
 def test_what_the_user_sets_restricts_the_grids():
