@@ -12,6 +12,10 @@ if SIDE_BY_SIDE:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; also for the commands that tests run
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_turn(tmp_path_factory):
     """The lock of a device's turn lies in the temporary folder: with its own, no process waits for another."""

@@ -21,6 +21,7 @@ PARTS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # ten seconds on a machine that is free
 def test_a_part_of_the_published_run_has_its_shape(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for part in PARTS:

@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("ATTNBENCH_KILLS", "1"))
 NIGHT = int(os.environ.get("ATTNBENCH_NIGHT", "0"))
 SWEEP = ["sweep=smoke", "task=none", "mode=forward", "measure.budget_s=0.05"]
+#: What is killed by default; many kills need a sweep that lasts.
+PART = ["seq_len=64"] if KILLS == 1 else []
 
 
 def start(tmp_path: Path, *more: str) -> subprocess.Popen[str]:
@@ -35,9 +37,10 @@ def start(tmp_path: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def planned() -> set[str]:
+    line = [*SWEEP, *PART]
     with hydra_context():
         composer = Composer()
-        cells = sweep_cells(composer.compose(SWEEP).sweep, SWEEP, composer)
+        cells = sweep_cells(composer.compose(line).sweep, line, composer)
         return {item.cell.cell_id for item in plan_cells(cells)}
 
 
@@ -64,11 +67,12 @@ def kill(running: subprocess.Popen[str], chance: random.Random) -> str:
     return victim
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300 + 120 * KILLS)
 def test_kills_at_random_lose_nothing(tmp_path: Path) -> None:
     chance, kept = random.Random(7), {}
     for _ in range(KILLS):
-        running = start(tmp_path)
+        running = start(tmp_path, *PART)
         time.sleep(chance.uniform(2, 9))
         if running.poll() is None:
             kill(running, chance)
@@ -76,7 +80,7 @@ def test_kills_at_random_lose_nothing(tmp_path: Path) -> None:
         now = records(tmp_path) if (tmp_path / "night" / "cells").exists() else {}
         assert {cell_id: now.get(cell_id) for cell_id in kept} == kept  # what was finished stays as it was
         kept = now
-    said, _ = start(tmp_path, "rerun=failed").communicate(timeout=600)
+    said, _ = start(tmp_path, *PART, "rerun=failed").communicate(timeout=600)
     last = records(tmp_path)
     assert set(last) == planned(), said
     assert {json.loads(text)["status"] for text in last.values()} <= {"ok", "unsupported"}, said
@@ -86,6 +90,7 @@ def test_kills_at_random_lose_nothing(tmp_path: Path) -> None:
     assert left == [] or all(name.startswith(".") for name in left)  # a write that was cut short is no record
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_two_sweeps_at_once_share_the_cells(tmp_path: Path) -> None:
     both = [start(tmp_path, "method=linear") for _ in range(2)]

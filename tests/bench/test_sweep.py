@@ -184,9 +184,11 @@ def test_a_scheduler_s_sigterm_keeps_what_is_done_and_ends_soon(tmp_path):
     assert list((tmp_path / "ended" / "claims").iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)  # a whole sweep, on a machine that may be busy
 def test_a_sweep_killed_half_way_resumes_to_the_same_rows(tmp_path):
-    command = [sys.executable, "bench/run.py", "sweep=smoke", "task=none", f"results_dir={tmp_path}"]
+    what = ["sweep=smoke", "task=none", "seq_len=64"]
+    command = [sys.executable, "bench/run.py", *what, f"results_dir={tmp_path}"]
     half = subprocess.Popen(
         [*command, "run=killed"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -199,11 +201,10 @@ def test_a_sweep_killed_half_way_resumes_to_the_same_rows(tmp_path):
     half.wait()
     assert not psutil.wait_procs(family, timeout=10)[1], "the cell outlived the sweep"
     done = {path.name for path in cells.glob("*.json")}
-    assert 3 <= len(done) < 22
     with hydra_context():
         composer = Composer()
-        config = composer.compose(["sweep=smoke", "task=none"])
-        planned = {cell.cell_id for cell in sweep_cells(config.sweep, ["task=none"], composer)}
+        planned = {cell.cell_id for cell in sweep_cells(composer.compose(what).sweep, what, composer)}
+    assert 3 <= len(done) < len(planned)
     resumed = subprocess.run([*command, "run=killed"], cwd=ROOT, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     assert f"{len(done)} are done already" in resumed.stderr + resumed.stdout
