@@ -49,7 +49,7 @@ clusters: $(READY)  ## the same sweep on real SLURM, Ray, Dask, submitit and sha
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e '.[slurm,ray,dask]'
 	ATTNBENCH_CLUSTERS=$(ENGINES) $(BIN)/python -m pytest -rs tests/clusters $(ARGS)
 
-test: $(READY)  ## run the tests, side by side
+test: $(READY)  ## run the tests, a process a core up to four
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(READY)  ## check style and types

@@ -12,12 +12,6 @@ if SIDE_BY_SIDE:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; also for the commands that tests run
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: many tests wait for the processes that they start."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
