@@ -10,12 +10,11 @@ from math import ceil
 from bench.build import facts
 from bench.cell import Cell
 from bench.collect import collect
-from bench.environment import env_id
 from bench.errors import StoreError
-from bench.execute import Limits, look, new_record
+from bench.execute import Limits, new_record
 from bench.plan import Planned
 from bench.store import Store
-from bench.sweep import must_run, run_plan
+from bench.sweep import Machines, must_run, run_plan
 
 #: What a process needs beside its tensors: torch, and its threads' stacks.
 PROCESS_MIB = 2048
@@ -104,14 +103,12 @@ def _is_lost(store: Store, cell_id: str) -> bool:
 def finish(store: Store) -> str:
     """Give every published cell that has no record one that says so, and write the tables; a line on both."""
     lost = [cell_id for cell_id in store.planned_ids() if _is_lost(store, cell_id)]
-    if lost:
-        items = planned(store, lost)
-        environment = look(items[0][0].cell, Limits()).environment
-        store.write_environment(env_id(environment), environment)
-        for item, _ in items:
-            with store.claims.taken(item.cell.cell_id) as ours:
-                if ours:
-                    reason = "its job ended without a record: killed, or never started"
-                    store.write_record({**new_record(item, environment, store.run), "reason": reason})
+    machines = Machines(store, Limits())
+    for item, _ in planned(store, lost):
+        environment = machines.of(item.cell).environment
+        with store.claims.taken(item.cell.cell_id) as ours:
+            if ours:
+                reason = "its job ended without a record: killed, or never started"
+                store.write_record({**new_record(item, environment, store.run), "reason": reason})
     collect(store)
     return f"{len(store.planned_ids())} cells planned, {len(lost)} of them lost; rows in {store.folder}/*.csv"

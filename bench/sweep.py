@@ -93,6 +93,22 @@ def run_plan(
     return summary
 
 
+class Machines:
+    """The machine with each device that cells ask for, looked at once; what it is stands beside the records."""
+
+    def __init__(self, store: Store, limits: Limits) -> None:
+        self.store, self.limits = store, limits
+        self._seen: dict[str, Machine] = {}
+
+    def of(self, cell: Cell) -> Machine:
+        """The machine with the cell's device."""
+        device = cell.hardware.device
+        if device not in self._seen:
+            found = self._seen[device] = look(cell, self.limits)
+            self.store.write_environment(env_id(found.environment), found.environment)
+        return self._seen[device]
+
+
 @dataclass
 class Work:
     """The cells of one worker, in turn.
@@ -107,9 +123,11 @@ class Work:
     exhausted: dict[str, dict[str, Any]]
     say: Callable[[str], None]
     bar: bool
-    machines: dict[str, Machine] = field(default_factory=dict)
     ceilings: dict[tuple[str, str, int], dict[str, float]] = field(default_factory=dict)
     noted: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.machines = Machines(self.store, self.limits)
 
     def run(self, pending: Sequence[Planned]) -> None:
         """Run every cell that no other worker has, and at the end those whose worker was lost."""
@@ -123,14 +141,6 @@ class Work:
             if not self._claimed(item):
                 holder = self.store.claims.holder(item.cell.cell_id) or "another worker"
                 self.summary.elsewhere.append(f"{item.cell.describe()}: {holder}")
-
-    def _machine(self, cell: Cell) -> Machine:
-        """The machine with the cell's device, looked at once for each."""
-        device = cell.hardware.device
-        if device not in self.machines:
-            found = self.machines[device] = look(cell, self.limits)
-            self.store.write_environment(env_id(found.environment), found.environment)
-        return self.machines[device]
 
     def _ceiling(self, cell: Cell) -> dict[str, float]:
         """What the cell's machine can do, measured once for each device, dtype and number of threads."""
@@ -150,7 +160,7 @@ class Work:
         return True
 
     def _measure(self, item: Planned) -> None:
-        machine = self._machine(item.cell)
+        machine = self.machines.of(item.cell)
         smaller = self.exhausted.get(_kind(item.cell))
         if smaller and smaller["cell"]["seq_len"] < item.cell.seq_len and item.facts.verdict is None:
             reason = f"{smaller['status']} at seq_len {smaller['cell']['seq_len']} already: {smaller['reason']}"
