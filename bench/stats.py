@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 CONFIDENCE = 0.95
-RESAMPLES = 2000
+#: How many times the chance to lie on one side of an interval goes into 1.
+TAILS = round(2 / (1 - CONFIDENCE))
 
 
 @dataclass(frozen=True)
@@ -33,54 +31,39 @@ class Estimate:
         return Estimate(numerator / self.value, numerator / self.high, numerator / self.low)
 
 
-def median(samples: Sequence[float], seed: int = 0) -> Estimate:
-    """The median and its expanded percentile-bootstrap interval.
+def median(samples: Sequence[float]) -> Estimate:
+    """The median and its interval between order statistics, interpolated (Hettmansperger and Sheather 1986).
 
-    Percentiles of few samples cover less than they say (of 300 intervals of the baseline against itself 276 held
-    1, of these 291), so they are taken further out, as far as Student's distribution is wider than a normal one
-    (Hesterberg 2015, section 5.3).
-
-    Resamples are those of `scipy.stats.bootstrap`, in a tenth of its time: which samples one draws does not depend
-    on their values, so that its median follows from how often it drew each.
+    Its coverage hardly depends on the distribution, however few the independent samples: most cells have six to
+    eight rounds, whose bootstrap covers too little, or, widened for that, near their whole range. No interval of
+    less than six samples covers 95 %; theirs is the range.
     """
-    values, count = np.asarray(samples, dtype=float), len(samples)
-    order = np.argsort(values)
-    ordered = values[order]
-    middle = float(ordered[(count - 1) // 2] + ordered[count // 2]) / 2
-    if ordered[0] == ordered[-1]:
-        return Estimate(middle, middle, middle)
-    below = np.zeros((2, RESAMPLES), dtype=np.int32)  # ranks of each resample's two middle draws, counted up
-    drawn = np.zeros(RESAMPLES, dtype=np.int32)
-    halves = np.array([[(count + 1) // 2], [count // 2 + 1]], dtype=np.int32)
-    for times in _times_drawn(count, seed)[order]:
-        drawn += times
-        below += drawn < halves
-    medians = ordered[below].sum(axis=0) / 2
-    outside = tail(count) * (RESAMPLES - 1)
-    first, between = int(outside), outside % 1
-    last = RESAMPLES - 1 - first
-    medians.partition((first, first + 1, last - 1, last))
-    low = medians[first] + between * (medians[first + 1] - medians[first])
-    high = medians[last] - between * (medians[last] - medians[last - 1])
-    return Estimate(middle, float(low), float(high))
+    ordered, middle = sorted(samples), statistics.median(samples)
+    rank, inwards = _between(len(ordered))
+    if rank == 0:
+        return Estimate(middle, ordered[0], ordered[-1])
+    low = ordered[rank - 1] + inwards * (ordered[rank] - ordered[rank - 1])
+    high = ordered[-rank] - inwards * (ordered[-rank] - ordered[-rank - 1])
+    return Estimate(middle, low, high)
 
 
 @lru_cache
-def tail(count: int) -> float:
-    """The share of resamples on each side of the interval of so many samples, 0.025 for very many."""
-    from scipy.special import ndtr, stdtrit
+def _between(count: int) -> tuple[int, float]:
+    """(r, f): where the interval of so many samples ends, the share f of the way from the r-th outermost inwards.
 
-    further = math.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - CONFIDENCE) / 2)
-    return float(ndtr(further))
-
-
-@lru_cache(maxsize=32)
-def _times_drawn(count: int, seed: int) -> NDArray[np.int32]:
-    """How often each of `count` samples is in each resample, `[count, RESAMPLES]`."""
-    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
-    cells = drawn + count * np.arange(RESAMPLES)[:, None]
-    times = np.bincount(cells.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count)
-    return np.ascontiguousarray(times.T.astype(np.int32))
+    r is the last that covers 95 % by itself, 0 where none does. Counted in whole numbers, of the 2**count equally
+    likely ways in which samples lie about the median.
+    """
+    everything, rank = 2**count, 0
+    below, here = 0, 1  # ways with fewer than `rank` samples under the median, and with just so many
+    while (below + here) * TAILS <= everything:
+        below += here
+        here = here * (count - rank) // (rank + 1)
+        rank += 1
+    if rank == 0:
+        return 0, 0.0
+    spare = (everything - below * TAILS) / (here * TAILS)  # of the coverage that the next rank would give up
+    return rank, (count - rank) * spare / (rank + (count - 2 * rank) * spare)
 
 
 def share(successes: int, trials: int) -> Estimate:
@@ -113,16 +96,11 @@ def speedup(samples: Iterable[dict[str, Any]]) -> Estimate:
 def is_known(samples: Sequence[float], precision: float) -> bool:
     """Whether the median's 95 % interval reaches at most `precision` of it to either side.
 
-    The interval here is the exact one between order statistics, which is wider than the bootstrap's, for looking
-    again and again makes any interval too narrow.
+    The interval here is not interpolated and so wider, for looking again and again makes any interval too narrow.
     """
-    ordered = sorted(samples)
-    n = len(ordered)
-    outside, left_out, chance = (1 - CONFIDENCE) / 2, 0, 0.5**n
-    while chance <= outside:  # of at most `left_out` samples being below the median
-        left_out += 1
-        chance += math.comb(n, left_out) * 0.5**n
-    if left_out == 0:
+    rank, _ = _between(len(samples))
+    if rank == 0:
         return False
-    low, middle, high = ordered[left_out - 1], float(np.median(ordered)), ordered[n - left_out]
+    ordered = sorted(samples)
+    low, middle, high = ordered[rank - 1], statistics.median(ordered), ordered[-rank]
     return middle * (1 - precision) <= low and high <= middle * (1 + precision)
