@@ -31,7 +31,6 @@ PRELOAD = [
     "torch",
     "torch.utils.benchmark",
     "hydra",
-    "scipy.stats",
     "bench.worker",
     "bench.cli",
     *(target.rpartition(".")[0] for target in METHODS.values()),

@@ -9,7 +9,7 @@ import pytest
 from bench.cell import Cell
 from bench.compose import Composer, hydra_context
 from bench.plan import Planned, plan_cells
-from bench.resolve import cell_from_config
+from bench.resolve import cell_from_settings
 
 # a shell starts jobs in the background with SIGINT ignored, and so they pass it on; tests press Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,7 +26,7 @@ _COMPOSER = Composer()
 
 def make_cell(*overrides: str) -> Cell:
     with hydra_context():
-        return cell_from_config(_COMPOSER.compose(list(overrides)))
+        return cell_from_settings(_COMPOSER.settings(overrides))
 
 
 def make_plan(*lines: str) -> list[Planned]:
