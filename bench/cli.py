@@ -121,12 +121,12 @@ def _rerun(cfg: DictConfig) -> str:
 def _teams(cfg: DictConfig, plan: list[Any]) -> list[Any]:
     """Which cells of a sweep run side by side; none under torchrun, whose processes share each training."""
     from bench.device import gpus
-    from bench.pool import teams
+    from bench.pool import teams_of
     from bench.resolve import available_cores
 
     if torchrun.launched() or not cfg.sweep.grids:
         return []
-    return teams(plan, available_cores(), gpus(), cfg.workers)
+    return teams_of(plan, available_cores(), gpus(), cfg.workers)
 
 
 def jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:

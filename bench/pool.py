@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO
 
+from bench.collect import collect
 from bench.execute import Limits
 from bench.jobs import publish
 from bench.plan import Planned
@@ -31,7 +32,7 @@ class Team:
     helpers: Sequence[Mapping[str, str]]
 
 
-def teams(plan: Sequence[Planned], cores: int, gpus: Sequence[str], workers: int | None = None) -> list[Team]:
+def teams_of(plan: Sequence[Planned], cores: int, gpus: Sequence[str], workers: int | None = None) -> list[Team]:
     """The teams that a plan is worth. gpus: see `bench.device`; workers: of each team, by default as many as fit.
 
     Only cells on `cuda` may go to any GPU. Those on `cuda:1` or another device are in no team.
@@ -56,7 +57,7 @@ def run_in_teams(
     for team in teams:
         cells = [item.cell.cell_id for item in team.cells if item.cell.cell_id in waiting]
         with _helpers(store, cells, team.helpers[: max(len(cells) - 1, 0)]) as helpers:
-            summary = run_plan(team.cells, store, limits, "none", bar=bar)
+            summary = run_plan(team.cells, store, limits, "none", bar=bar, tables=False)
             if summary.interrupted:
                 break
             lost += [complaint for helper in helpers if (complaint := helper.complaint())]
@@ -64,7 +65,7 @@ def run_in_teams(
         summary = run_plan(plan, store, limits, "none", bar=bar)
         summary.complaints = [*lost, *summary.complaints]
     else:
-        summary.planned = len(plan)
+        summary.planned, summary.complaints = len(plan), collect(store)
         records = (store.read(item.cell.cell_id) for item in plan)
         summary.records = [record for record in records if record is not None]
     summary.executed = len(summary.records) - (len(plan) - len(pending))

@@ -14,7 +14,7 @@ import pytest
 
 from bench import device, pool
 from bench.execute import Limits
-from bench.pool import Team, run_in_teams, teams
+from bench.pool import Team, run_in_teams, teams_of
 from bench.store import Store
 from tests.bench.conftest import MISBEHAVING, make_plan
 
@@ -29,7 +29,7 @@ def plan_of(trainings: int, costs: int = 0, more: str = ""):
 
 def pair(plan, size: int = 2) -> list[Team]:
     """The plan's trainings by so many workers."""
-    return teams(plan, cores=1, gpus=[], workers=size)
+    return teams_of(plan, cores=1, gpus=[], workers=size)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,8 @@ def pair(plan, size: int = 2) -> list[Team]:
     ],
 )
 def test_as_many_trainings_as_cores_hold(plan, cores, expected):
-    assert sum(1 + len(team.helpers) for team in teams(plan, cores, gpus=[])) == (expected if expected > 1 else 0)
+    found = [1 + len(team.helpers) for team in teams_of(plan, cores, gpus=[])]
+    assert found == ([expected] if expected > 1 else [])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_as_many_trainings_as_cores_hold(plan, cores, expected):
 def test_a_cell_at_a_time_on_each_gpu(gpus, workers, helped):
     anywhere = [*plan_of(2, more="hardware.device=cuda"), *plan_of(0, 3, more="hardware.device=cuda")]
     elsewhere = [*plan_of(0, 2), *(plan_of(1, more=f"hardware.device={name}")[0] for name in ("cuda:1", "mps"))]
-    found = teams([*elsewhere, *anywhere], 8, gpus, workers)
+    found = teams_of([*elsewhere, *anywhere], 8, gpus, workers)
     names = [[place["CUDA_VISIBLE_DEVICES"] for place in team.helpers] for team in found]
     assert names == ([helped] if helped else [])
     for team in found:
@@ -72,7 +73,7 @@ def test_a_cell_at_a_time_on_each_gpu(gpus, workers, helped):
 
 def test_gpus_and_cores_have_a_team_each():
     plan = [*plan_of(3), *plan_of(0, 2, more="hardware.device=cuda")]
-    on_gpus, on_cores = teams(plan, 4, ["0", "1", "2", "3"])
+    on_gpus, on_cores = teams_of(plan, 4, ["0", "1", "2", "3"])
     assert on_gpus.helpers == [{"CUDA_VISIBLE_DEVICES": "1"}]
     assert on_cores.helpers == [{}, {}]
     assert {item.cell.hardware.device for item in on_gpus.cells} == {"cuda"}
@@ -194,6 +195,7 @@ def test_helpers_get_the_trainings_that_are_left_and_end_with_an_interruption(
     summary = run_in_teams(plan, store, Limits(), "none", pair(plan, 3), bar=False)
     assert summary.interrupted
     assert summary.records == []
+    assert (store.folder / "efficiency.csv").exists()
     assert len(seen) == 2
     for arguments in seen:
         assert arguments[:2] == [str(store.folder), "--die-with-parent"]
