@@ -193,3 +193,30 @@ def test_measurements_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch,
         assert inside == ["training", "another GPU"]
     waits.join(5)
     assert inside[2:] == ["the same GPU"]
+
+
+def test_who_waits_for_a_turn_gets_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Beside a sweep that is never without a turn for longer than it takes to ask for one."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (cost,) = make_plan("method=linear")
+    began, ended, turns = threading.Event(), threading.Event(), []
+
+    def greedy() -> None:
+        while not ended.is_set():
+            with turn(cost.cell, "cpu"):
+                began.set()
+                turns.append(time.monotonic())
+                time.sleep(0.3)
+
+    sweep = threading.Thread(target=greedy)
+    sweep.start()
+    try:
+        began.wait(5)
+        for _ in range(3):
+            asked = time.monotonic()
+            with turn(cost.cell, "cpu"):
+                meanwhile = [begun for begun in turns if begun > asked]
+            assert len(meanwhile) <= 1  # it may have been asking already
+    finally:
+        ended.set()
+        sweep.join(5)

@@ -111,26 +111,25 @@ def test_a_cell_dies_with_a_sweep_that_is_killed(isolation: str, moment: str, tm
         f"+method.mark={tmp_path}/mark",
     ]
     how = [f"isolation={isolation}", "measure.passes=[memory]", f"results_dir={tmp_path}"]
-    running = subprocess.Popen(
-        [sys.executable, "bench/run.py", *target, "seq_len=32", *how],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    claim = tmp_path / "adhoc" / "claims"
-    there = (
-        (tmp_path / "mark").exists
-        if moment == "while it hangs"
-        else lambda: claim.exists() and any(claim.iterdir())
-    )
-    deadline = time.monotonic() + 100
-    while not there() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert there()
-    family = psutil.Process(running.pid).children(recursive=True)
-    running.kill()
-    running.wait()
+    # its own folder for locks: whoever else measures on this machine neither keeps it waiting nor waits for it
+    apart = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    line, nothing = [sys.executable, "bench/run.py", *target, "seq_len=32", *how], subprocess.DEVNULL
+    running = subprocess.Popen(line, cwd=ROOT, env=apart, stdout=nothing, stderr=nothing)
+    try:
+        claim = tmp_path / "adhoc" / "claims"
+        there = (
+            (tmp_path / "mark").exists
+            if moment == "while it hangs"
+            else lambda: claim.exists() and any(claim.iterdir())
+        )
+        deadline = time.monotonic() + 100
+        while not there() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert there()
+        family = psutil.Process(running.pid).children(recursive=True)
+    finally:
+        running.kill()
+        running.wait()
     assert not psutil.wait_procs(family, timeout=60)[1], "a cell outlived the sweep"
     if moment == "while it starts":
         assert not (tmp_path / "mark").exists()  # it found that nobody waits for it
