@@ -64,6 +64,8 @@ def look(cell: Cell, limits: Limits) -> Machine:
     """The machine as a cell's process sees it. Raises BenchError where no process can be started."""
     job = {"passes": ["machine"], "cell": cell.content(), "memory_limit_mib": None}
     outcome = isolate.run(job, timeout_s=120.0, isolation=limits.isolation)
+    if outcome.status == "error":  # it may have been killed, as any process may
+        outcome = isolate.run(job, timeout_s=120.0, isolation=limits.isolation)
     if outcome.status == "unsupported" and cell.hardware.device != "cpu":
         # a device that is not there has no environment of its own: the cell says so itself
         return look(replace(cell, hardware=replace(cell.hardware, device="cpu")), limits)

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +38,9 @@ PRELOAD = [
 
 SAFE_PATH = "PYTHONSAFEPATH"
 """Without it another harness in the working directory is imported before this one, and measured in its place."""
+
+STARTS = 3
+"""How often a cell's process is started that never began, since the fork server was killed meanwhile."""
 
 GRACE_S = 5.0
 """How long a process that has closed its channel may take to exit."""
@@ -91,11 +94,19 @@ class Forked:
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
-        self._reader, writer = context.Pipe(duplex=False)
-        self._process = context.Process(target=worker.forked, args=(writer, job))
-        with safe_path():
-            self._process.start()
-        writer.close()
+        for left in reversed(range(STARTS)):
+            self._reader, writer = context.Pipe(duplex=False)
+            self._process = context.Process(target=worker.forked, args=(writer, job))
+            try:
+                with safe_path():
+                    self._process.start()
+                break
+            except (EOFError, ConnectionError) as error:  # the server was killed: the next start makes another
+                if not left:
+                    raise ChildProcessError(f"the server that forks cells was killed {STARTS} times") from error
+                time.sleep(0.1)  # until its death can be seen
+            finally:
+                writer.close()
         assert self._process.pid is not None
         self.pid = self._process.pid
 
@@ -129,8 +140,9 @@ class Spawned:
             start_new_session=True,
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({**job, "parent": os.getpid()}).encode())
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it was killed already, which its exit code will tell
+            self._process.stdin.write(json.dumps({**job, "parent": os.getpid()}).encode())
+            self._process.stdin.close()
         self.pid = self._process.pid
 
     def messages(self) -> Iterator[bytes]:
@@ -167,8 +179,12 @@ def run(
     start: type[Forked] | type[Spawned] = Forked if choose(isolation) == "forkserver" else Spawned
     with tempfile.TemporaryDirectory(prefix="attnbench-") as folder:
         log = Path(folder) / "log"
-        child: Child = start({**job, "log": str(log)})
         outcome = Outcome()
+        try:
+            child: Child = start({**job, "log": str(log)})
+        except ChildProcessError as error:
+            outcome.reason = str(error)
+            return outcome
         try:
             _listen(child, outcome, started + timeout_s, timeout_s, on_progress)
         finally:

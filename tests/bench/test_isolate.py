@@ -1,8 +1,13 @@
 """Every status, provoked for real, through both ways of starting a process."""
 
 import os
+import shutil
+import signal
+import sys
 import threading
 import time
+from multiprocessing import forkserver
+from typing import Any
 
 import psutil
 import pytest
@@ -169,3 +174,43 @@ def test_progress_of_a_training_run_reaches_the_parent(environment):
     line = "task=copying seq_len=null task.train.steps=4 task.train.eval_every=2 measure.passes=[train]"
     run_cell(make_plan(line)[0], LIMITS, environment, "test", seen.append)
     assert [(message["step"], message["steps"]) for message in seen] == [(2, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(("kills", "status"), [(2, "ok"), (99, "error")])
+def test_a_killed_fork_server_is_replaced(kills: int, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after it was asked for a process, before it has said which; too often is an error of the cell."""
+    left, real = iter(range(kills)), forkserver.read_signed
+
+    def read_signed(fd: int) -> int:
+        if next(left, None) is None:
+            return int(real(fd))
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+        raise EOFError
+
+    monkeypatch.setattr(forkserver, "read_signed", read_signed)
+    (item,) = make_plan("method=linear")
+    job = {"passes": ["machine"], "cell": item.cell.content(), "memory_limit_mib": None}
+    outcome = isolate.run(job, timeout_s=100, isolation="forkserver")
+    assert outcome.status == status, outcome.reason
+    assert status == "ok" or outcome.reason == "the server that forks cells was killed 3 times"
+
+
+def test_a_spawned_process_that_is_killed_at_once_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    (item,) = make_plan("method=linear")
+    job = {"passes": ["machine"], "cell": item.cell.content(), "memory_limit_mib": None, "long": "x" * 2**20}
+    outcome = isolate.run(job, timeout_s=100, isolation="subprocess")
+    assert (outcome.status, outcome.reason) == ("error", "the cell's process ended with code 1 before it was done")
+
+
+def test_a_look_at_the_machine_that_is_killed_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    (item,) = make_plan("method=linear")
+    real, calls = isolate.run, []
+
+    def run(job: dict[str, Any], **how: Any) -> isolate.Outcome:
+        calls.append(job["passes"])
+        return isolate.Outcome(reason="killed") if len(calls) == 1 else real(job, **how)
+
+    monkeypatch.setattr(isolate, "run", run)
+    assert look(item.cell, Limits()).board
+    assert calls == [["machine"], ["machine"]]
