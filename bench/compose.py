@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
@@ -64,13 +65,12 @@ class Composer:
 
     def _by_group(self, overrides: Sequence[str]) -> Config | None:
         """The settings, from those of each group alone; None where groups depend on each other, or may."""
-        groups: dict[str, tuple[str, ...]] = {}
+        groups = defaultdict(list)
         for item in overrides:
-            key = item.split("=", 1)[0].partition(".")[0]
-            groups[key] = (*groups.get(key, ()), item)
+            groups[item.split("=", 1)[0].partition(".")[0]].append(item)
         if not groups.keys() <= set(GROUPS):
             return None
-        parts = {key: self._only(key, items) for key, items in groups.items()}
+        parts = {key: self._only(key, tuple(items)) for key, items in groups.items()}
         defaults = self._defaults()
         if defaults is None or None in parts.values():
             return None

@@ -179,12 +179,11 @@ def run(
     start: type[Forked] | type[Spawned] = Forked if choose(isolation) == "forkserver" else Spawned
     with tempfile.TemporaryDirectory(prefix="attnbench-") as folder:
         log = Path(folder) / "log"
-        outcome = Outcome()
         try:
             child: Child = start({**job, "log": str(log)})
         except ChildProcessError as error:
-            outcome.reason = str(error)
-            return outcome
+            return Outcome(reason=str(error), elapsed_s=time.perf_counter() - started)
+        outcome = Outcome()
         try:
             _listen(child, outcome, started + timeout_s, timeout_s, on_progress)
         finally:

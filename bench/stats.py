@@ -38,7 +38,8 @@ def median(samples: Sequence[float]) -> Estimate:
     eight rounds, whose bootstrap covers too little, or, widened for that, near their whole range. No interval of
     less than six samples covers 95 %; theirs is the range.
     """
-    ordered, middle = sorted(samples), statistics.median(samples)
+    ordered = sorted(samples)
+    middle = statistics.median(ordered)
     rank, inwards = _between(len(ordered))
     if rank == 0:
         return Estimate(middle, ordered[0], ordered[-1])

@@ -91,6 +91,7 @@ def test_choices_put_together_are_what_hydra_makes_of_them(line, monkeypatch):
         monkeypatch.setattr(composition, "_hydra_compose", None)  # there is no need of it any more
         got = composer.settings(line.split())
     assert got == want
+    assert repr(got) == repr(want)  # which tells 1 from 1.0 and from True
 
 
 def test_choices_that_reach_into_others_are_left_to_hydra(tmp_path):
