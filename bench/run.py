@@ -13,13 +13,13 @@ One cell
     measured            core forward on cpu, float32, 2 threads
     status              ok
     backend             eager
-    time                294 [287, 557] ms (6 rounds, cpu 585 ms)
-    throughput          55,736 [29,426, 57,130] tokens/s
-    speedup             7.90 [6.10, 7.96] over sdpa (sdpa:flash, 2,331 [2,264, 2,942] ms)
-    peak memory         100 MiB beyond 96.0 of inputs and 0.0625 of parameters (high_water)
-    operations          17.3 GFLOP, 58.9 GFLOP/s
-    error, |q|,|k| x 1  7.47 of the output
-    rows         results/adhoc/*.csv, record results/adhoc/cells/aeb7d1ab8223b295.json
+    time                255 [245, 266] ms (6 rounds, cpu 512 ms)
+    throughput          64,223 [61,586, 66,816] tokens/s
+    speedup             18.4 [17.7, 19.3] over sdpa (sdpa:flash, 4,749 [4,446, 4,955] ms)
+    peak memory         37.8 MiB beyond 96.0 of inputs and 0.0625 of parameters (high_water)
+    operations          17.3 GFLOP, 67.9 GFLOP/s
+    error, |q|,|k| x 1  6.36 of the output
+    rows         results/adhoc/*.csv, record results/adhoc/cells/4ec517348355d086.json
 
 Many cells
     python bench/run.py sweep=quick                        a preset: plan, resume, skip what cannot succeed

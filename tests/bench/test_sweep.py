@@ -187,7 +187,7 @@ def test_a_scheduler_s_sigterm_keeps_what_is_done_and_ends_soon(tmp_path):
 @pytest.mark.long
 @pytest.mark.timeout(600)  # a whole sweep, on a machine that may be busy
 def test_a_sweep_killed_half_way_resumes_to_the_same_rows(tmp_path):
-    what = ["sweep=smoke", "task=none", "seq_len=64"]
+    what = ["sweep=smoke", "task=none", "mode=forward", "seq_len=64"]
     command = [sys.executable, "bench/run.py", *what, f"results_dir={tmp_path}"]
     half = subprocess.Popen(
         [*command, "run=killed"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
